@@ -1,0 +1,50 @@
+# One command for everything. `make help` lists them.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+DEV_STAMP := $(VENV)/.ready-dev
+CONFIG ?= pipeline.ini
+PYTEST_ARGS ?=
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export STOWGATE_CONFIG := $(CONFIG)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run test check format clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0) if sys.version_info >= (3, 11) else sys.exit("Stowgate needs Python 3.11 or newer; found %s. Name one with: make PYTHON=/path/to/python3.11" % sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): requirements.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(DEV_STAMP): requirements.txt requirements-dev.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@ $(STAMP)
+
+demo: $(DEV_STAMP) ## receiver, uploader and sandbox at work on sample instances (ONCE=1: end by itself)
+	@$(BIN)/python -m sandbox.demo $(if $(ONCE),--once)
+
+run: $(STAMP) ## receiver and uploader by the Procfile, with your pipeline.ini (CONFIG=…)
+	@$(BIN)/honcho start
+
+test: $(DEV_STAMP) ## every test; what needs Debian packages is skipped where they are missing
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(DEV_STAMP) ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict
+	$(BIN)/lint-imports
+
+format: $(DEV_STAMP) ## let ruff format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove the virtual environment and caches (never the spool)
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
