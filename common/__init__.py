@@ -1,0 +1,1 @@
+"""What receiver, uploader and console share: settings, spool, ledger, instances, logging."""

@@ -1,0 +1,232 @@
+"""pipeline.ini and the environment, made into one frozen, typed `Config`. It does not know who uses it.
+
+`load` either returns a configuration that is whole, or raises ConfigError with every problem found; nothing
+is a warning. A setting is never ignored: one that has no effect beside the others is refused.
+
+What each setting is, its default and its range is declared in `common.settings`, and nowhere else.
+"""
+
+import argparse
+import os
+import stat
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.errors import ConfigError
+from common.settings import (
+    SECTIONS,
+    SETTINGS,
+    Auth,
+    DestinationConfig,
+    Level,
+    LogFormat,
+    LoggingConfig,
+    ReceiverConfig,
+    Setting,
+    SpoolConfig,
+    UploaderConfig,
+)
+from common.settings_sources import Draft, read_environment, read_file
+from common.settings_texts import File, Network
+from common.settings_types import UnfitError
+
+__all__ = [
+    "SETTINGS",
+    "Auth",
+    "Config",
+    "DestinationConfig",
+    "Level",
+    "LogFormat",
+    "LoggingConfig",
+    "Network",
+    "ReceiverConfig",
+    "Setting",
+    "SpoolConfig",
+    "UploaderConfig",
+    "load",
+    "load_or_exit",
+]
+
+_BROKEN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The effective configuration.
+
+    Attributes:
+        path: the ini file it came from; relative paths in it are relative to its folder.
+        spool: section [spool].
+        receiver: section [receiver].
+        destination: section [destination].
+        uploader: section [uploader].
+        logging: section [logging].
+    """
+
+    path: Path
+    spool: SpoolConfig = field(default_factory=SpoolConfig)
+    receiver: ReceiverConfig = field(default_factory=ReceiverConfig)
+    destination: DestinationConfig = field(default_factory=DestinationConfig)
+    uploader: UploaderConfig = field(default_factory=UploaderConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+
+    def describe(self) -> str:
+        """Return the configuration in ini form, every key of it, with secrets and credentials masked."""
+        lines = []
+        for section in SECTIONS:
+            lines += [f"[{section}]"]
+            for setting in _settings_of(section):
+                shown = setting.kind.show(getattr(getattr(self, section), setting.key))
+                lines += [f"{setting.key} = {shown}".rstrip()]
+            lines += [""]
+        return "\n".join(lines)
+
+
+def load(path: Path, environ: Mapping[str, str] | None = None, *, files_of: Collection[str] = ()) -> Config:
+    """Return the configuration of the ini file at `path`, overridden by the environment.
+
+    Args:
+        path: the ini file, UTF-8.
+        environ: the environment; None stands for that of this process.
+        files_of: sections whose files must exist and be readable by this process.
+
+    Raises:
+        ConfigError: something is wrong; it carries every problem found, and no secret.
+        ValueError: `files_of` names no section.
+    """
+    if unknown := set(files_of) - set(SECTIONS):
+        raise ValueError(f"files_of: expected section names, found {sorted(unknown)}")
+    path = path.absolute()
+    draft = Draft()
+    read_file(path, draft)
+    read_environment(os.environ if environ is None else environ, draft)
+
+    values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for setting in SETTINGS.values():
+        try:
+            value = setting.kind.parse(draft.text(setting.section, setting.key), path.parent)
+        except UnfitError as error:
+            draft.refuse(setting.section, setting.key, f"expected {setting.kind.expected}, found {error.found}")
+        else:
+            values[setting.section][setting.key] = value
+    _check_receiver(draft)
+    _check_destination(draft, values["destination"].get("auth"))
+    _check_backoff(draft, values["uploader"])
+    for section in SECTIONS:
+        if section in files_of:
+            _check_files(draft, section, values[section])
+
+    if draft.problems:
+        raise ConfigError(tuple(draft.problems))
+    return Config(
+        path=path,
+        spool=SpoolConfig(**values["spool"]),
+        receiver=ReceiverConfig(**values["receiver"]),
+        destination=DestinationConfig(**values["destination"]),
+        uploader=UploaderConfig(**values["uploader"]),
+        logging=LoggingConfig(**values["logging"]),
+    )
+
+
+def load_or_exit(argv: Sequence[str], *, prog: str, files_of: Collection[str] = ()) -> Config:
+    """Return the configuration that the command line of an entry point names.
+
+    Args:
+        argv: the arguments, without the program's name: `--config FILE` or `--help`.
+        prog: how the program is started, for its usage text.
+        files_of: as for `load`.
+
+    Raises:
+        SystemExit: 2 after printing every problem of the configuration or the command line to standard
+            error, 0 after `--help`.
+    """
+    parser = argparse.ArgumentParser(prog=prog, allow_abbrev=False)
+    parser.add_argument(
+        "--config", type=Path, default=Path("pipeline.ini"), metavar="FILE", help="the settings (default: %(default)s)"
+    )
+    path = parser.parse_args(argv).config
+    try:
+        return load(path, files_of=files_of)
+    except ConfigError as error:
+        count = f"{len(error.problems)} problem{'s' if len(error.problems) > 1 else ''}"
+        lines = [f"{prog}: the configuration {path} is broken, {count}:", *(f"  {line}" for line in error.problems)]
+        sys.stderr.write("".join(f"{line}\n" for line in lines))
+        raise SystemExit(_BROKEN) from None
+
+
+def _settings_of(section: str) -> list[Setting]:
+    return [setting for setting in SETTINGS.values() if setting.section == section]
+
+
+def _is_set(draft: Draft, section: str) -> Callable[[str], bool]:
+    """Return a test for whether a key has a text; even an unfit one counts, or a problem would breed others."""
+    return lambda key: bool(draft.text(section, key))
+
+
+def _check_receiver(draft: Draft) -> None:
+    """Hold the TLS files to each other."""
+    is_set = _is_set(draft, "receiver")
+    for key, other in (("tls_certificate", "tls_key"), ("tls_key", "tls_certificate")):
+        if is_set(other) and not is_set(key):
+            draft.refuse("receiver", key, f"expected a file, because {other} is set; found nothing")
+    if is_set("tls_client_ca") and not is_set("tls_certificate"):
+        draft.refuse("receiver", "tls_client_ca", "expected nothing, because TLS is off without tls_certificate")
+
+
+def _check_destination(draft: Draft, auth: Auth | None) -> None:
+    """Hold credentials to `auth`; None when that is unfit itself."""
+    is_set = _is_set(draft, "destination")
+    if is_set("client_key") and not is_set("client_certificate"):
+        draft.refuse("destination", "client_key", "expected nothing, because client_certificate is not set")
+
+    offered = SETTINGS["destination", "auth"].kind.expected
+    for setting in _settings_of("destination"):
+        if setting.key.startswith("oauth2_") and is_set(setting.key):
+            why = f"not built yet in this version; expected nothing, and for auth {offered}"
+            draft.refuse("destination", setting.key, why)
+    if auth is Auth.OAUTH2:
+        draft.refuse("destination", "auth", f"oauth2 is not built yet in this version; expected {offered}")
+    if auth is None or auth is Auth.OAUTH2:
+        return
+    for key, owner in (("username", Auth.BASIC), ("password", Auth.BASIC), ("token", Auth.BEARER)):
+        if auth is owner and not is_set(key):
+            draft.refuse("destination", key, f"expected a value, because auth is {auth.value}; found nothing")
+        if auth is not owner and is_set(key):
+            draft.refuse("destination", key, f"expected nothing, because auth is {auth.value}, not {owner.value}")
+
+
+def _check_backoff(draft: Draft, uploader: Mapping[str, float]) -> None:
+    """Hold the waits to each other, if both are fit by themselves."""
+    key, limit = "backoff_initial_seconds", "backoff_max_seconds"
+    if {key, limit} <= uploader.keys() and uploader[key] > uploader[limit]:
+        show = SETTINGS["uploader", key].kind.show
+        found = f"expected at most {limit}, which is {show(uploader[limit])}, found {show(uploader[key])}"
+        draft.refuse("uploader", key, found)
+
+
+def _check_files(draft: Draft, section: str, values: Mapping[str, Any]) -> None:
+    """Open each file that `section` names."""
+    for setting in _settings_of(section):
+        path = values.get(setting.key)
+        if isinstance(setting.kind, File) and path is not None:
+            found = _unreadable(path)
+            if found:
+                shown = setting.kind.show(path)
+                draft.refuse(section, setting.key, f"expected a readable file, found {found} at {shown}")
+
+
+def _unreadable(path: Path) -> str:
+    """Return what stands at `path` instead of a readable file; "" if it is one."""
+    try:
+        # Opening a FIFO would wait for its writer.
+        if not stat.S_ISREG(path.stat().st_mode):
+            return "something else"
+        path.open("rb").close()
+    except (FileNotFoundError, NotADirectoryError):
+        return "none"
+    except OSError as error:
+        return f"one that cannot be read ({error.strerror})"
+    return ""

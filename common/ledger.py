@@ -1,0 +1,292 @@
+"""The ledger: one row for each file that ever entered incoming/, and the events that explain it.
+
+With common.ledger_database the only code that speaks SQL; the schema is beside it in schema.sql. The directory
+is the truth and the ledger its account: nothing here decides whether a file is owed.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from datetime import UTC, datetime
+from pathlib import Path
+
+from common.instance import Instance
+from common.ledger_database import Database
+from common.records import Cause, Event, EventRow, Outcome, Row, Sender, State, ledger_name, utc_text
+
+_ROW_COLUMNS = ", ".join(field.name for field in fields(Row))
+_SELECT = f"SELECT {_ROW_COLUMNS} FROM instances"  # noqa: S608 - column names of our own
+_INSTANCE_COLUMNS = tuple(field.name for field in fields(Instance))
+_SENDER_COLUMNS = tuple(field.name for field in fields(Sender))
+_NOBODY = Sender("", "", "")
+_NOTHING_KNOWN = Instance("", "", "")
+_MAX_VARIABLES = 500  # SQLite takes 999 in the oldest builds
+
+
+class Ledger:
+    """An open ledger.
+
+    Args:
+        path: the SQLite file; created if it is missing, and created anew if it is deleted meanwhile.
+        busy_seconds: how long to wait for a writer in another process.
+        now: the clock, an aware datetime.
+
+    Raises:
+        LedgerVersionError: a newer Stowgate wrote it.
+        LedgerError: it cannot be opened, or is no SQLite database.
+    """
+
+    def __init__(
+        self, path: Path, *, busy_seconds: float = 10.0, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._now = now
+        self._database = Database(path, busy_seconds)
+
+    def close(self) -> None:
+        """Close the connection; the ledger is not usable afterwards."""
+        self._database.close()
+
+    # Receiver
+
+    def received(self, file_name: str, instance: Instance, sender: Sender, size_bytes: int) -> None:
+        """Record an instance that a receiver has stored (R5). When this returns, the row is committed.
+
+        Raises:
+            LedgerError: it is not recorded.
+        """
+        with self._database.transaction() as connection:
+            self._enter(connection, file_name, instance, sender, size_bytes=size_bytes, event=Event.RECEIVED)
+
+    # Uploader
+
+    def adopt(self, file_name: str, instance: Instance | None, size_bytes: int) -> Event | None:
+        """Make sure that a file found in incoming/ has a row that says so, from a clean slate.
+
+        Args:
+            file_name: as the scan found it.
+            instance: None for a file that could not be read.
+            size_bytes: of the file.
+
+        Returns:
+            What was recorded: released for a file that came back from quarantine, adopted for one that had no
+            row, whose row was settled, or whose content is another by now; None for one that is known as owed.
+        """
+        with self._database.transaction() as connection:
+            row = self._row(connection, file_name)
+            if row is not None:
+                same = _describes(row, instance, size_bytes)
+                if same and row.state is State.INCOMING:
+                    return None
+                if not same and row.state in {State.SENT, State.REMOVED}:
+                    # Another file of the same name, as every CD brings its IM000001: the old one keeps its row.
+                    self._make_way(connection, file_name)
+            event = Event.RELEASED if row is not None and row.state is State.QUARANTINE else Event.ADOPTED
+            self._enter(connection, file_name, instance or _NOTHING_KNOWN, _NOBODY, size_bytes=size_bytes, event=event)
+            return event
+
+    def retried(self, outcomes: Iterable[Outcome]) -> None:
+        """Record attempts that did not settle their files: they stay owed, and are due at `next_attempt_at`."""
+        with self._database.transaction() as connection:
+            for outcome in outcomes:
+                due = None if outcome.next_attempt_at is None else utc_text(outcome.next_attempt_at)
+                connection.execute(
+                    "UPDATE instances SET attempts = attempts + 1, next_attempt_at = ?, http_status = ?"
+                    " WHERE file_name = ?",
+                    (due, outcome.http_status, ledger_name(outcome.file_name)),
+                )
+                self._append(connection, outcome, Event.ATTEMPT)
+
+    def sent(self, outcomes: Iterable[Outcome]) -> None:
+        """Record files that the destination named as stored (U4). The files may be deleted afterwards."""
+        with self._database.transaction() as connection:
+            for outcome in outcomes:
+                self._settle(connection, outcome, State.SENT, Event.SENT, attempts=1)
+
+    def quarantined(self, outcome: Outcome, quarantine_name: str, *, attempts: int) -> None:
+        """Record that a file goes to quarantine/ under `quarantine_name` (U7), after `attempts` more attempts."""
+        with self._database.transaction() as connection:
+            name, new_name = ledger_name(outcome.file_name), ledger_name(quarantine_name)
+            self._settle(connection, outcome, State.QUARANTINE, Event.QUARANTINED, attempts=attempts)
+            if new_name != name:
+                # The name in quarantine/ is free on disk; a settled row of an older file may still bear it.
+                self._make_way(connection, quarantine_name)
+                connection.execute("UPDATE instances SET file_name = ? WHERE file_name = ?", (new_name, name))
+
+    def removed(self, file_names: Iterable[str], state: State) -> int:
+        """Record files that disappeared while their rows were in `state`; rows that moved on meanwhile are left."""
+        count = 0
+        with self._database.transaction() as connection:
+            for file_name in file_names:
+                row = self._row(connection, file_name)
+                if row is not None and row.state is state:
+                    detail = f"disappeared from {state}/"
+                    self._settle(
+                        connection, Outcome(file_name, row.http_status, row.cause, detail), State.REMOVED, Event.REMOVED
+                    )
+                    count += 1
+        return count
+
+    def adopt_quarantined(self, file_name: str, size_bytes: int, reason: Mapping[str, object]) -> None:
+        """Give a file found in quarantine/ without a row, or with one that says otherwise, its row again."""
+        with self._database.transaction() as connection:
+            row = self._row(connection, file_name)
+            if row is not None and row.state is State.QUARANTINE:
+                return
+            if row is not None and row.state is State.SENT:
+                self._make_way(connection, file_name)  # what was sent is deleted: this is another file
+                row = None
+            try:
+                cause = Cause(str(reason.get("cause", "")))
+            except ValueError:
+                cause = Cause.NONE
+            if row is None:
+                # A person may have edited the sidecar: nothing in it is relied on.
+                known = Instance(
+                    **{name: value if isinstance(value := reason.get(name), str) else "" for name in _INSTANCE_COLUMNS}
+                )
+                self._enter(connection, file_name, known, _NOBODY, size_bytes=size_bytes, event=Event.ADOPTED)
+            status = reason.get("http_status")
+            http_status = status if isinstance(status, int) and 100 <= status <= 599 else None
+            outcome = Outcome(file_name, http_status, cause, "found in quarantine/")
+            self._settle(connection, outcome, State.QUARANTINE, Event.QUARANTINED)
+
+    # Reading
+
+    def rows(self, file_names: Iterable[str]) -> dict[str, Row]:
+        """The rows of the named files, by the name asked for; names without a row are left out."""
+        wanted = {ledger_name(name): name for name in file_names}
+        found: dict[str, Row] = {}
+        names = list(wanted)
+        with self._database.reading() as connection:
+            for start in range(0, len(names), _MAX_VARIABLES):
+                some = names[start : start + _MAX_VARIABLES]
+                marks = ",".join("?" * len(some))
+                for values in connection.execute(f"{_SELECT} WHERE file_name IN ({marks})", some):
+                    row = _typed(values)
+                    found[wanted[row.file_name]] = row
+        return found
+
+    def due_times(self, state: State) -> dict[str, str | None]:
+        """The file names (in the ledger's form) of all rows in a state, each with its `next_attempt_at`."""
+        with self._database.reading() as connection:
+            return dict(
+                connection.execute(
+                    "SELECT file_name, next_attempt_at FROM instances WHERE state = ? ORDER BY id", (state,)
+                )
+            )
+
+    def latest(self, limit: int) -> list[Row]:
+        """The rows that were entered last, newest first."""
+        with self._database.reading() as connection:
+            return [_typed(values) for values in connection.execute(f"{_SELECT} ORDER BY id DESC LIMIT ?", (limit,))]
+
+    def counts(self) -> dict[State, int]:
+        """How many rows are in each state."""
+        with self._database.reading() as connection:
+            counted = dict(connection.execute("SELECT state, count(*) FROM instances GROUP BY state"))
+        return {state: counted.get(state, 0) for state in State}
+
+    def events(self, file_name: str) -> list[EventRow]:
+        """The history of one file, oldest first."""
+        with self._database.reading() as connection:
+            return [
+                EventRow(file_name, at, Event(event), http_status, cause, detail)
+                for at, event, http_status, cause, detail in connection.execute(
+                    "SELECT at, event, events.http_status, events.cause, detail"
+                    " FROM events JOIN instances ON instances.id = instance_id WHERE file_name = ? ORDER BY events.id",
+                    (ledger_name(file_name),),
+                )
+            ]
+
+    # Inside one transaction
+
+    def _enter(
+        self,
+        connection: sqlite3.Connection,
+        file_name: str,
+        instance: Instance,
+        sender: Sender,
+        *,
+        size_bytes: int,
+        event: Event,
+    ) -> None:
+        """Insert a row in state incoming, or bring an existing one of that name back to it, and say why."""
+        now = utc_text(self._now())
+        columns = ("file_name", *_INSTANCE_COLUMNS, *_SENDER_COLUMNS, "size_bytes", "received_at", "state")
+        # A release keeps what is known of the sender and of the time of receiving.
+        kept = (*_SENDER_COLUMNS, "received_at") if event is Event.RELEASED else ()
+        updates = ", ".join(f"{name} = excluded.{name}" for name in columns[1:] if name not in kept)
+        connection.execute(
+            f"INSERT INTO instances ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
+            f" ON CONFLICT (file_name) DO UPDATE SET {updates},"
+            " attempts = 0, next_attempt_at = NULL, cause = '', http_status = NULL, settled_at = NULL",
+            (
+                ledger_name(file_name),
+                *(_writable(getattr(instance, name)) for name in _INSTANCE_COLUMNS),
+                *(_writable(getattr(sender, name)) for name in _SENDER_COLUMNS),
+                size_bytes,
+                now,
+                State.INCOMING,
+            ),
+        )
+        self._append(connection, Outcome(file_name), event)
+
+    def _settle(
+        self, connection: sqlite3.Connection, outcome: Outcome, state: State, event: Event, attempts: int = 0
+    ) -> None:
+        connection.execute(
+            "UPDATE instances SET state = ?, attempts = attempts + ?, next_attempt_at = NULL, cause = ?,"
+            " http_status = ?, settled_at = ? WHERE file_name = ?",
+            (
+                state,
+                attempts,
+                outcome.cause,
+                outcome.http_status,
+                utc_text(self._now()),
+                ledger_name(outcome.file_name),
+            ),
+        )
+        self._append(connection, outcome, event)
+
+    def _append(self, connection: sqlite3.Connection, outcome: Outcome, event: Event) -> None:
+        connection.execute(
+            "INSERT INTO events (instance_id, at, event, http_status, cause, detail)"
+            " SELECT id, ?, ?, ?, ?, ? FROM instances WHERE file_name = ?",
+            (
+                utc_text(self._now()),
+                event,
+                outcome.http_status,
+                outcome.cause,
+                _writable(outcome.detail),
+                ledger_name(outcome.file_name),
+            ),
+        )
+
+    def _make_way(self, connection: sqlite3.Connection, file_name: str) -> None:
+        """Free a name for another file: the row that bears it, if any, keeps its history as `name#id`."""
+        connection.execute(
+            "UPDATE instances SET file_name = file_name || '#' || id WHERE file_name = ?", (ledger_name(file_name),)
+        )
+
+    def _row(self, connection: sqlite3.Connection, file_name: str) -> Row | None:
+        values = connection.execute(f"{_SELECT} WHERE file_name = ?", (ledger_name(file_name),)).fetchone()
+        return None if values is None else _typed(values)
+
+
+def _describes(row: Row, instance: Instance | None, size_bytes: int) -> bool:
+    """Tell whether a row is that of this content; of a file that could not be read only the size tells."""
+    if row.size_bytes != size_bytes:
+        return False
+    return instance is None or all(getattr(row, name) == getattr(instance, name) for name in _INSTANCE_COLUMNS)
+
+
+def _writable(text: str) -> str:
+    """`text` with lone surrogates as escapes: SQLite takes none."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _typed(values: tuple[object, ...]) -> Row:
+    row = dict(zip((field.name for field in fields(Row)), values, strict=True))
+    row["state"] = State(str(row["state"]))
+    row["cause"] = Cause(str(row["cause"]))
+    return Row(**row)  # type: ignore[arg-type]

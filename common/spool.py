@@ -1,0 +1,300 @@
+"""The spool directory: its folders, what lies in incoming/, and claims on it.
+
+Every rename, fsync, unlink and claim under the spool is here, in common.staging and in common.quarantine.
+
+Layout and guarantee are described in docs/design.md; the step numbers in the comments (R1…, U1…) are
+the ones of its tables. A file is claimed with `flock` on its open descriptor: the kernel drops the claim
+when the process dies, so there is nothing to clean up.
+
+Fatal: the spool cannot be created, or staging/ and quarantine/ are not on the filesystem of incoming/
+(`SpoolError`). An OSError from a single file is that file's and reaches the caller as it is.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from common.directory import is_hidden, sync_directory
+from common.errors import SpoolError
+from common.quarantine import Quarantine
+from common.staging import Staging
+
+
+class Busy(Exception):  # noqa: N818 - an outcome of claim(), not a failure
+    """Another process holds the claim on the file."""
+
+
+class Gone(Exception):  # noqa: N818 - an outcome of claim(), not a failure
+    """The file is no longer in incoming/."""
+
+
+class NotAFile(Exception):  # noqa: N818 - an outcome of claim(), not a failure
+    """A symbolic link, FIFO, socket or device: never opened, wherever it points."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What changes when a file is written to or replaced: inode, size in bytes, mtime and ctime in ns."""
+
+    inode: int
+    size_bytes: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Self:
+        """The signature in a stat result."""
+        return cls(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One entry of incoming/, as a scan saw it. `name` is its path relative to incoming/."""
+
+    name: str
+    signature: Signature
+    is_file: bool
+
+
+class Spool:
+    """The folders incoming/, quarantine/ and staging/ under one directory.
+
+    Args:
+        directory: the spool directory.
+        min_free: bytes that must stay free on its filesystem for `has_room` to say yes.
+    """
+
+    def __init__(self, directory: Path, min_free: int = 0) -> None:
+        self.directory = directory
+        self.min_free = min_free
+        self.incoming = directory / "incoming"
+        self.quarantine = Quarantine(directory / "quarantine", self.incoming)
+        self.staging = Staging(directory / "staging", self.incoming)
+        self.ledger = directory / "ledger.db"
+
+    def prepare(self) -> None:
+        """Create what is missing (directories 0700) and check that a rename between the folders works.
+
+        Raises:
+            SpoolError: a folder cannot be created or written, or they are on different filesystems.
+        """
+        missing = [folder for folder in (self.directory, *self.directory.parents) if not folder.exists()]
+        for folder in (self.directory, self.incoming, self.quarantine.path, self.staging.path):
+            try:
+                folder.mkdir(mode=0o700, parents=folder is self.directory, exist_ok=True)
+            except OSError as error:
+                raise SpoolError(
+                    f"expected to create the folder {folder} or find it there, found: {error.strerror}"
+                ) from error
+        probe_name = f".probe-{uuid.uuid4().hex}.part"
+        probe = self.incoming / probe_name
+        try:
+            # What is flushed into a folder is lost all the same if the folder's own name is not flushed.
+            sync_directory(self.directory)
+            for folder in missing:
+                sync_directory(folder.parent)
+            # A rename is tried, since two bind mounts of one filesystem share a device number and still refuse it.
+            fd = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                # Claimed: a receiver that starts at the same moment sweeps staging/.
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for folder in (self.staging.path, self.quarantine.path):
+                    target = folder / probe_name
+                    probe.rename(target)
+                    probe = target
+            finally:
+                os.close(fd)
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                return  # a full disk is no reason not to start: delivering is what empties it
+            if error.errno == errno.EXDEV:
+                raise SpoolError(
+                    f"expected staging/, incoming/ and quarantine/ of {self.directory} on one filesystem, "
+                    "found that a file cannot be renamed from one to the other"
+                ) from error
+            raise SpoolError(f"expected to write in {self.directory}, found: {error.strerror}") from error
+        finally:
+            probe.unlink(missing_ok=True)
+
+    def free_bytes(self) -> int:
+        """Bytes that an ordinary user can still write on the spool's filesystem."""
+        status = os.statvfs(self.directory)
+        return status.f_bavail * status.f_frsize
+
+    def has_room(self, size_bytes: int = 0) -> bool:
+        """Tell whether `size_bytes` more leave at least `min_free`."""
+        return self.free_bytes() - size_bytes >= self.min_free
+
+    def scan(self, below: str = "") -> Iterator[Found]:
+        """Walk incoming/, or the folder `below` in it, without following links. Hidden names are left out.
+
+        A folder or file that vanishes or cannot be read during the walk is passed over: the next scan decides.
+
+        Raises:
+            OSError: incoming/ itself cannot be read. That says nothing about the files that were in it.
+        """
+        if not self._is_ours_to_enter(below):
+            return
+        folders = [below]
+        while folders:
+            folder = folders.pop()
+            try:
+                entries = os.scandir(self.incoming / folder)
+            except OSError:
+                if not folder:
+                    raise
+                continue
+            with entries:
+                for entry in entries:
+                    name = f"{folder}/{entry.name}" if folder else entry.name
+                    if is_hidden(entry.name):
+                        continue
+                    try:
+                        if entry.is_dir(follow_symlinks=False):
+                            folders.append(name)
+                            continue
+                        status = entry.stat(follow_symlinks=False)
+                    except OSError:
+                        continue
+                    yield Found(name, Signature.of(status), stat.S_ISREG(status.st_mode))
+
+    def look(self, name: str) -> Found | None:
+        """One entry of incoming/ as a scan would see it; None if it is gone, hidden or a folder."""
+        if is_hidden(name) or not self._is_ours_to_enter(name.rpartition("/")[0]):
+            return None
+        try:
+            status = os.lstat(self.incoming / name)
+        except OSError:
+            return None
+        if stat.S_ISDIR(status.st_mode):
+            return None
+        return Found(name, Signature.of(status), stat.S_ISREG(status.st_mode))
+
+    def claim(self, name: str) -> "Claim":
+        """Open and lock a file of incoming/ for delivery (U1).
+
+        Raises:
+            Gone: it is no longer there.
+            Busy: another process holds it, a receiver that is still recording it among them.
+            NotAFile: it is a link, FIFO, socket or device. It was not opened.
+            OSError: it cannot be opened (EACCES, EIO, …).
+        """
+        path = self.incoming / name
+        try:
+            mode = os.lstat(path).st_mode
+            if stat.S_ISDIR(mode) or not self._is_ours_to_enter(name.rpartition("/")[0]):
+                raise Gone
+            # A device is not even opened: opening alone can act on it.
+            if not stat.S_ISREG(mode):
+                raise NotAFile
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            raise Gone from None
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise NotAFile from None
+            raise
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            status = os.fstat(fd)
+            # Whoever held it before us may have deleted or moved it while we waited for the lock.
+            there = os.lstat(path).st_ino == status.st_ino
+        except BlockingIOError:
+            os.close(fd)
+            raise Busy from None
+        except (FileNotFoundError, NotADirectoryError):
+            os.close(fd)
+            raise Gone from None
+        except BaseException:
+            os.close(fd)
+            raise
+        if not there or not stat.S_ISREG(status.st_mode):
+            os.close(fd)
+            raise Gone
+        return Claim(self, name, fd, Signature.of(status))
+
+    def _is_ours_to_enter(self, folder: str) -> bool:
+        """Tell whether a relative path leads into a folder without links and hidden names on the way."""
+        parts = folder.split("/") if folder else []
+        paths = (self.incoming.joinpath(*parts[: count + 1]) for count in range(len(parts)))
+        try:
+            return not is_hidden(folder) and all(stat.S_ISDIR(os.lstat(path).st_mode) for path in paths)
+        except OSError:
+            return False
+
+    def empty_folders(self) -> Iterator[tuple[str, int]]:
+        """The folders below incoming/ that hold nothing at all, with their mtime in ns. Hidden ones are left out."""
+        for folder, folders, files in os.walk(self.incoming):
+            if folder != str(self.incoming) and not folders and not files:
+                with contextlib.suppress(OSError):
+                    yield os.path.relpath(folder, self.incoming), os.lstat(folder).st_mtime_ns
+            folders[:] = [name for name in folders if not is_hidden(name)]
+
+    def remove_folder(self, name: str) -> None:
+        """Remove an empty folder below incoming/; one that is not empty any more stays."""
+        with contextlib.suppress(OSError):
+            os.rmdir(self.incoming / name)
+
+
+class Claim:
+    """A file of incoming/ that is ours to deliver until `close`."""
+
+    def __init__(self, spool: Spool, name: str, fd: int, signature: Signature) -> None:
+        self._spool = spool
+        self._path = spool.incoming / name
+        self.fd = fd
+        self.name = name
+        self.signature = signature
+
+    @property
+    def size_bytes(self) -> int:
+        """The size when it was claimed, in bytes."""
+        return self.signature.size_bytes
+
+    def reader(self) -> BinaryIO:
+        """The file from its start. Readers of one claim share a position: use one at a time."""
+        reader = os.fdopen(os.dup(self.fd), "rb")
+        reader.seek(0)
+        return reader
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """At most `length` bytes from `offset`; fewer only at the end of the file."""
+        return os.pread(self.fd, length, offset)
+
+    def unchanged(self) -> bool:
+        """Tell whether the name still leads to the very bytes that were claimed."""
+        try:
+            return Signature.of(os.lstat(self._path)) == self.signature
+        except OSError:
+            return False
+
+    def delete(self) -> None:
+        """Remove the file (U5). The caller has the proof that the destination stored it.
+
+        Raises:
+            OSError: it could not be removed; it stays owed.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+
+    def close(self) -> None:
+        """Drop the claim."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,122 @@
+"""Files being received: from the first byte in staging/ to the final name in incoming/.
+
+The step numbers (R1 to R6) are those of docs/design.md. An OSError from any step reaches the caller, who
+withdraws the file: after a failed write or fsync nothing may be trusted on that descriptor again.
+"""
+
+import contextlib
+import fcntl
+import os
+import uuid
+from pathlib import Path
+from typing import BinaryIO
+
+from common.directory import sync_directory
+
+
+class Staging:
+    """The folder staging/, whose files move on to incoming/.
+
+    Args:
+        path: the folder staging/.
+        incoming: the folder incoming/, on the same filesystem.
+    """
+
+    def __init__(self, path: Path, incoming: Path) -> None:
+        self.path = path
+        self.incoming = incoming
+
+    def open(self) -> "Staged":
+        """Open a new file in staging/ under a random name (R1), claimed from its first byte.
+
+        Raises:
+            OSError: staging/ cannot be written (ENOSPC, EROFS, …).
+        """
+        while True:
+            name = uuid.uuid4().hex + ".dcm"
+            fd = os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # A sweep may have claimed and unlinked it between the two calls.
+                if os.fstat(fd).st_nlink:
+                    return Staged(self.path / name, self.incoming / name, fd)
+            except BlockingIOError:
+                pass
+            except OSError:
+                os.close(fd)
+                with contextlib.suppress(OSError):
+                    os.unlink(self.path / name)
+                raise
+            os.close(fd)
+
+    def sweep(self) -> int:
+        """Remove what a dead receiver left in staging/, and count it. Files of a living one are claimed and stay."""
+        removed = 0
+        with os.scandir(self.path) as entries:
+            for entry in entries:
+                if not entry.is_file(follow_symlinks=False):
+                    continue
+                with contextlib.suppress(OSError):
+                    fd = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                    try:
+                        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        os.unlink(entry.path)
+                        removed += 1
+                    finally:
+                        os.close(fd)
+        return removed
+
+    def sync_incoming(self) -> None:
+        """Flush the directory incoming/ itself (R4): every rename into it before this call is then durable."""
+        sync_directory(self.incoming)
+
+
+class Staged:
+    """A file being received. It is claimed, and so invisible to an uploader, until it is closed.
+
+    The order that the guarantee demands: write, `sync` (R2), `rename` (R3), `Staging.sync_incoming` (R4), the
+    ledger row (R5), then `close`, then the answer to the sender (R6). After an OSError from any of them
+    nothing may be trusted on this descriptor: `withdraw`.
+    """
+
+    def __init__(self, path: Path, target: Path, fd: int) -> None:
+        self._fd = fd
+        self._path = path
+        self._target = target
+        self.name = target.name
+        self.size_bytes = 0
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append `data`."""
+        view = memoryview(data)
+        while view:
+            written = os.write(self._fd, view)
+            self.size_bytes += written
+            view = view[written:]
+
+    def reader(self, offset: int) -> BinaryIO:
+        """What was written so far, from `offset` on. It shares the descriptor's position: write no more after it."""
+        reader = os.fdopen(os.dup(self._fd), "rb")
+        reader.seek(offset)
+        return reader
+
+    def sync(self) -> None:
+        """Flush the file's bytes and size to disk (R2)."""
+        os.fsync(self._fd)
+
+    def rename(self) -> None:
+        """Give the file its final name in incoming/ (R3)."""
+        os.rename(self._path, self._target)
+        self._path = self._target
+
+    def withdraw(self) -> None:
+        """Remove the file, wherever it is by now: it was not acknowledged, the sender still has it."""
+        with contextlib.suppress(OSError):
+            os.unlink(self._path)
+        self.close()
+
+    def close(self) -> None:
+        """Drop the claim. For an uploader, the close of a written file is the sign to look."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
