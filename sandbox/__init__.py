@@ -1,0 +1,1 @@
+"""A small STOW-RS origin server for demos, tests and benchmarks. It is no archive."""
