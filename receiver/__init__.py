@@ -1,0 +1,1 @@
+"""Storage SCP: takes instances from imaging devices and keeps them safe in the spool."""
