@@ -1,0 +1,1 @@
+"""STOW-RS user agent: delivers what is in incoming/ to a DICOMweb destination."""

@@ -1,0 +1,113 @@
+"""`python -m uploader [--config pipeline.ini]`: deliver what is in incoming/.
+
+Exit status: 0 after a stop by SIGTERM or SIGINT, 1 if the spool or the ledger cannot be used at all, 2 for a
+broken configuration.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+
+from common import logs
+from common.config import Config, load_or_exit
+from common.errors import StowgateError
+from common.ledger import Ledger
+from common.spool import Spool
+from uploader.backlog import Backlog
+from uploader.delivery import Backoff, Delivery
+from uploader.destination import Destination
+from uploader.reconciling import Reconciling
+from uploader.scheduler import Rescan, Scheduler, Seen
+from uploader.stow import StowClient
+from uploader.watcher import Watcher
+
+log = logs.get("uploader")
+
+_REVIVE_SECONDS = 5.0
+_LAST_SECONDS = 2.0  # for deliveries that are cut, to let go
+
+
+def main(argv: list[str]) -> int:
+    """Run the uploader until it is told to stop."""
+    config = load_or_exit(argv, prog="uploader", files_of=("destination",))
+    os.umask(0o077)
+    logs.setup(config.logging, "uploader")
+    try:
+        return _Uploader(config).run()
+    except StowgateError as error:
+        log.error("cannot start", reason=str(error))
+        return 1
+
+
+class _Uploader:
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        spool = Spool(config.spool.directory, config.spool.min_free)
+        spool.prepare()
+        ledger = Ledger(spool.ledger)
+        options = config.uploader
+        self._client = StowClient(config.destination, options.backoff_initial_seconds)
+        backoff = Backoff(options.backoff_initial_seconds, options.backoff_max_seconds, options.max_attempts)
+        backlog = Backlog(config.spool.settle_seconds)
+        self._scheduler = Scheduler(
+            spool=spool,
+            delivery=Delivery(spool, ledger, self._client, backoff),
+            backlog=backlog,
+            destination=Destination(options.backoff_initial_seconds, options.backoff_max_seconds),
+            reconciling=Reconciling(
+                spool,
+                ledger,
+                backlog,
+                backoff_max=options.backoff_max_seconds,
+                empty_folder_seconds=config.spool.rescan_seconds,
+            ),
+            spool_config=config.spool,
+            config=options,
+        )
+        self._watcher = Watcher(
+            spool.incoming,
+            lambda name, closed, folder: self._scheduler.notice(Seen(name, closed, folder)),
+            lambda: self._scheduler.notice(Rescan()),
+        )
+        self._stopped = threading.Event()
+
+    def run(self) -> int:
+        signal.signal(signal.SIGTERM, self._signal)
+        signal.signal(signal.SIGINT, self._signal)
+        # The watcher first, then the scan: what appears in between is seen twice, never missed.
+        self._watcher.start()
+        threading.Thread(target=self._keep_watching, name="revive", daemon=True).start()
+        log.info("delivering", url=self._config.destination.url, threads=self._config.uploader.threads)
+        self._scheduler.run()
+        return self._finish()
+
+    def _signal(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        if self._stopped.is_set():
+            os._exit(1)
+        self._stopped.set()
+        self._client.stop_trying()
+        self._scheduler.stop()
+
+    def _keep_watching(self) -> None:
+        while not self._stopped.wait(_REVIVE_SECONDS):
+            self._watcher.revive()
+
+    def _finish(self) -> int:
+        log.info("stopping", deliveries=self._scheduler.under_way)
+        self._watcher.stop()
+        if not self._scheduler.drain(self._config.uploader.shutdown_seconds):
+            self._client.cut()
+            if not self._scheduler.drain(_LAST_SECONDS):
+                log.warning("deliveries cut, their files stay in incoming", deliveries=self._scheduler.under_way)
+        log.info("stopped")
+        logging.shutdown()
+        # A thread that waits for an answer cannot be ended; the kernel drops its claims with the process.
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

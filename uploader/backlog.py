@@ -1,0 +1,259 @@
+"""What is owed, as far as this process knows: which files are due, and which go together.
+
+Pure: no disk, no clock of its own; times are monotonic seconds. A file is READY (first come, first served),
+WAITING (for its time, or to be quiet for long enough), or IN_HAND of a delivery. Nothing here is ever the truth:
+a scan brings in what is missing and drops what is gone.
+"""
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from common.directory import is_ours
+from common.spool import Found, Signature
+
+
+class Place(Enum):
+    """Where an entry is."""
+
+    READY = "ready"
+    WAITING = "waiting"
+    IN_HAND = "in hand"
+
+
+@dataclass(slots=True)
+class Entry:
+    """One file.
+
+    Attributes:
+        settled: nobody is writing to it any more, so it can be read and adopted, whatever the ledger says of it.
+        trusted: it has a receiver's name, so it was renamed into place whole, until a delivery says otherwise.
+        due: when it is looked at next, while waiting.
+        limit: at most so many instances may be in a request with it; None: no limit.
+        troubles: how often a request with it met trouble of the destination.
+        failed_alone_at: when it last met trouble alone in a request; None: never.
+        suspicion: how much speaks for it being what brings trouble about; see uploader.blame.
+        again: something happened to a file of its name while it was in hand.
+    """
+
+    name: str
+    signature: Signature
+    place: Place = Place.WAITING
+    settled: bool = False
+    trusted: bool = False
+    due: float = 0.0
+    limit: int | None = None
+    troubles: int = 0
+    failed_alone_at: float | None = None
+    suspicion: float = 0.0
+    again: bool = False
+
+
+class Backlog:
+    """The entries, and the rules by which they become due.
+
+    Args:
+        settle_seconds: how long a dropped file must not change before it is taken, unless it is seen closed.
+        publish_seconds: how long a receiver's file may take from its rename to the end of its claim.
+    """
+
+    def __init__(self, settle_seconds: float, publish_seconds: float = 0.1) -> None:
+        self._settle_seconds = settle_seconds
+        self._publish_seconds = publish_seconds
+        self._entries: dict[str, Entry] = {}
+        self._ready: dict[str, None] = {}
+        self._waiting: list[tuple[float, str]] = []
+        self.in_hand = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def ready(self) -> int:
+        """How many entries are due."""
+        return len(self._ready)
+
+    def get(self, name: str) -> Entry | None:
+        """The entry of that name, if there is one."""
+        return self._entries.get(name)
+
+    def names(self) -> Iterable[str]:
+        """The names of all entries."""
+        return self._entries.keys()
+
+    def see(self, found: Found, now: float, *, closed: bool = False, scanned: bool = False, due: float = 0.0) -> None:
+        """Take note of a file.
+
+        Args:
+            found: what is there now.
+            now: the time.
+            closed: somebody who could write to it has just closed it.
+            scanned: it was found by a scan, not by an event.
+            due: not before this time, for a file that is new to us.
+        """
+        entry = self._entries.get(found.name)
+        if entry is None:
+            entry = self._entries[found.name] = Entry(found.name, found.signature, trusted=is_ours(found.name))
+        elif scanned or (found.signature == entry.signature and (entry.settled or not closed)):
+            return  # nothing new; a scan brings in only what is, and changes are noticed when the entry is due
+        entry.signature = found.signature
+        if not entry.trusted:
+            # Even one that was settled: this may be another file of its name, still being written.
+            entry.settled = closed or not found.is_file
+        if entry.place is Place.IN_HAND:
+            entry.again = True
+        elif entry.settled or (entry.trusted and closed):
+            self._put(entry, max(due, now), now)
+        elif entry.trusted:
+            # While its receiver still records it the claim fails, and it comes back.
+            self._put(entry, max(due, now if scanned else now + self._publish_seconds), now)
+        else:
+            self._put(entry, now + self._settle_seconds, now)
+
+    def ripe(self, now: float) -> list[str]:
+        """The names of entries whose time has come; each must be told to `ripen`, which may be after a look."""
+        names: dict[
+            str, None
+        ] = {}  # each once, though two equal times may be there: the second look would be too early
+        while self._waiting and self._waiting[0][0] <= now:
+            due, name = heapq.heappop(self._waiting)
+            entry = self._entries.get(name)
+            if entry is not None and entry.place is Place.WAITING and entry.due == due:
+                names[name] = None
+        return list(names)
+
+    def ripen(self, name: str, found: Found | None, now: float) -> None:
+        """Decide about an entry whose time has come, by what is there now; None: it is gone."""
+        entry = self._entries.get(name)
+        if entry is None or entry.place is not Place.WAITING:
+            return
+        if found is None:
+            del self._entries[name]
+        elif entry.trusted or entry.settled or not found.is_file:
+            self._put(entry, now, now)
+        elif found.signature == entry.signature:
+            entry.settled = True
+            self._put(entry, now, now)
+        else:
+            entry.signature = found.signature
+            self._put(entry, now + self._settle_seconds, now)
+
+    def next_due(self) -> float | None:
+        """When the next waiting entry is due; None if none waits."""
+        return self._waiting[0][0] if self._waiting else None
+
+    def take(self, max_instances: int, max_bytes: int) -> list[Entry]:
+        """The next batch: the longest waiting first, as many as may go together; they are then in hand.
+
+        An instance larger than `max_bytes` goes alone. One whose limit is smaller than the batch is left for the
+        next.
+        """
+        batch: list[Entry] = []
+        room, size = max_instances, 0
+        for looked, name in enumerate(self._ready):
+            entry = self._entries[name]
+            limit = entry.limit or max_instances
+            if len(batch) >= room or looked > 4 * max_instances:
+                break
+            too_big = batch and size + entry.signature.size_bytes > max_bytes
+            if too_big or (batch and limit <= len(batch)):
+                continue
+            batch.append(entry)
+            size += entry.signature.size_bytes
+            room = min(room, limit)
+        for entry in batch:
+            self._take(entry)
+        return batch
+
+    def take_probe(self, *, fresh: bool = False, avoid: frozenset[str] = frozenset()) -> Entry | None:
+        """The ready entry that met the least trouble among the first hundred; with `fresh`, one that met none.
+
+        One of those to `avoid` only if there is no other.
+        """
+        best: Entry | None = None
+        for looked, name in enumerate(self._ready):
+            entry = self._entries[name]
+            if best is None or (name in avoid, entry.troubles) < (best.name in avoid, best.troubles):
+                best = entry
+            if best.name not in avoid and (best.troubles == 0 or looked > 100):
+                break
+        if best is None or (fresh and best.troubles):
+            return None
+        self._take(best)
+        return best
+
+    def hold(self, name: str) -> Entry | None:
+        """Take one entry in hand, due or not; None if there is none or it is in hand already."""
+        entry = self._entries.get(name)
+        if entry is None or entry.place is Place.IN_HAND:
+            return None
+        self._ready[name] = None
+        self._take(entry)
+        return entry
+
+    def others_ready(self, names: Iterable[str]) -> bool:
+        """Tell whether any entry but the named ones is due."""
+        excluded = set(names)
+        return any(name not in excluded for name in self._ready)
+
+    def give_back(self, name: str, now: float, delay: float = 0.0) -> None:
+        """Return an entry from hand: it is due again after `delay` seconds, or by what happened to it meanwhile."""
+        entry = self._leave_hand(name)
+        if entry is None:
+            return
+        if entry.again:
+            delay = 0.0 if entry.trusted or entry.settled else self._settle_seconds
+        self._put(entry, now + delay, now)
+        entry.again = False
+
+    def unsettle(self, name: str, found: Found | None, now: float) -> None:
+        """Return an entry from hand that may still be written to."""
+        entry = self._leave_hand(name)
+        if entry is None:
+            return
+        if found is None:
+            del self._entries[name]
+            return
+        entry.signature = found.signature
+        entry.trusted = False
+        entry.settled = False
+        self._put(entry, now + self._settle_seconds, now)
+        entry.again = False
+
+    def done(self, name: str) -> bool:
+        """Drop an entry from hand that is settled; True if something closed a file of its name meanwhile."""
+        entry = self._leave_hand(name)
+        if entry is None:
+            return False
+        del self._entries[name]
+        return entry.again
+
+    def keep_only(self, names: set[str]) -> None:
+        """Drop the entries that a scan did not find, unless they are in hand."""
+        for name in [name for name in self._entries if name not in names]:
+            if self._entries[name].place is not Place.IN_HAND:
+                self._ready.pop(name, None)
+                del self._entries[name]
+
+    def _take(self, entry: Entry) -> None:
+        del self._ready[entry.name]
+        entry.place = Place.IN_HAND
+        self.in_hand += 1
+
+    def _leave_hand(self, name: str) -> Entry | None:
+        entry = self._entries.get(name)
+        if entry is None or entry.place is not Place.IN_HAND:
+            return None
+        self.in_hand -= 1
+        return entry
+
+    def _put(self, entry: Entry, due: float, now: float) -> None:
+        if due <= now:
+            entry.place = Place.READY
+            self._ready[entry.name] = None
+            return
+        self._ready.pop(entry.name, None)
+        entry.place = Place.WAITING
+        entry.due = due
+        heapq.heappush(self._waiting, (due, entry.name))

@@ -1,0 +1,110 @@
+"""The body of a Store request: multipart/related parts of application/dicom (PS3.18 10.5.1.3, RFC 2387).
+
+It is streamed from disk and knows its length beforehand, so that it goes out with a Content-Length: some
+archives take a chunked body and store nothing. It is built afresh for every try.
+"""
+
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+# Exactly this header: an archive is known that refuses a transfer-syntax parameter in it.
+_PART_HEADER = b"Content-Type: application/dicom\r\n\r\n"
+
+
+class Part(Protocol):
+    """One instance of a request: a claimed file."""
+
+    @property
+    def name(self) -> str:
+        """Its name in incoming/."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Its size when it was claimed."""
+
+    def read_at(self, offset: int, length: int, /) -> bytes:
+        """At most `length` bytes from `offset`."""
+
+
+class PartError(Exception):
+    """A part cannot be read as it was claimed: it became shorter, or the disk fails.
+
+    No OSError, since the HTTP client would take that for one of the connection.
+    """
+
+    def __init__(self, part: Part) -> None:
+        super().__init__("a file became unreadable or shorter while it was sent")
+        self.part = part
+
+
+class Aborted(Exception):  # noqa: N818 - not a failure: somebody asked for it
+    """The request was cut because the process stops."""
+
+
+class Body:
+    """A readable body of known length.
+
+    Args:
+        parts: the instances, at least one.
+        aborted: asked before every read; when it says yes, `Aborted` is raised.
+    """
+
+    def __init__(self, parts: Sequence[Part], aborted: Callable[[], bool] = lambda: False) -> None:
+        self.boundary = uuid.uuid4().hex
+        self._aborted = aborted
+        self._pieces: list[bytes | Part] = []
+        delimiter = b"--" + self.boundary.encode("ascii") + b"\r\n"
+        for number, part in enumerate(parts):
+            self._pieces += [(b"\r\n" if number else b"") + delimiter + _PART_HEADER, part]
+        self._pieces.append(b"\r\n--" + self.boundary.encode("ascii") + b"--\r\n")
+        self._length = sum(len(piece) if isinstance(piece, bytes) else piece.size_bytes for piece in self._pieces)
+        self._index = 0
+        self._offset = 0
+
+    @property
+    def content_type(self) -> str:
+        """The value of the Content-Type header that goes with this body."""
+        return f'multipart/related; type="application/dicom"; boundary={self.boundary}'
+
+    def __len__(self) -> int:
+        return self._length
+
+    def read(self, size: int = -1) -> bytes:
+        """At most `size` bytes, empty only at the end.
+
+        Raises:
+            PartError: a file gives fewer bytes than were announced.
+            Aborted: the process stops.
+        """
+        if self._aborted():
+            raise Aborted
+        wanted = self._length if size is None or size < 0 else size
+        chunks: list[bytes] = []
+        while wanted > 0 and self._index < len(self._pieces):
+            piece = self._pieces[self._index]
+            if isinstance(piece, bytes):
+                chunk = piece[self._offset : self._offset + wanted]
+                end = len(piece)
+            else:
+                end = piece.size_bytes
+                chunk = _read_part(piece, self._offset, min(wanted, end - self._offset))
+            chunks.append(chunk)
+            wanted -= len(chunk)
+            self._offset += len(chunk)
+            if self._offset >= end:
+                self._index += 1
+                self._offset = 0
+        return b"".join(chunks)
+
+
+def _read_part(part: Part, offset: int, length: int) -> bytes:
+    if length == 0:
+        return b""
+    try:
+        chunk = part.read_at(offset, length)
+    except OSError as error:
+        raise PartError(part) from error
+    if not chunk:
+        raise PartError(part)
+    return chunk

@@ -1,0 +1,125 @@
+"""Bringing the backlog, the folders and the ledger together: the scan that decides.
+
+Events only wake; what is owed is what a scan of incoming/ finds. The ledger follows the folders: rows of files
+that a person took away become `removed`, files in quarantine/ without a row get one. The ledger is written before
+a file leaves incoming/, so a row that says `incoming` without a file has only that one meaning.
+"""
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from common import logs
+from common.ledger import Ledger
+from common.records import State, ledger_name
+from common.spool import Found, Spool
+from uploader.backlog import Backlog
+
+log = logs.get(__name__)
+
+
+class Reconciling:
+    """Scans the spool.
+
+    Args:
+        spool: the folders.
+        ledger: the account.
+        backlog: takes what the scan finds.
+        backoff_max: seconds; a due time further off than this is taken for a clock that was wrong.
+        empty_folder_seconds: how long a folder dropped by hand must be empty before it is removed.
+        now: the wall clock, an aware datetime.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        ledger: Ledger,
+        backlog: Backlog,
+        *,
+        backoff_max: float,
+        empty_folder_seconds: float,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._spool = spool
+        self._ledger = ledger
+        self._backlog = backlog
+        self._backoff_max = backoff_max
+        self._empty_folder_seconds = empty_folder_seconds
+        self._now = now
+        self._empty_since: dict[str, tuple[int, float]] = {}
+
+    def scan(self, monotonic: float) -> None:
+        """Look at everything once.
+
+        Raises:
+            OSError: incoming/ or quarantine/ cannot be read; nothing was concluded from that.
+            LedgerError: the ledger cannot be used now; the backlog has what incoming/ holds all the same.
+        """
+        # The rows first: a row listed here had its file before the folder is read, unless somebody took it away.
+        try:
+            due_times = self._ledger.due_times(State.INCOMING)
+        except Exception:
+            self._see(list(self._spool.scan()), {}, monotonic)
+            raise
+        found = list(self._spool.scan())
+        self._see(found, due_times, monotonic)
+        present = {ledger_name(one.name) for one in found}
+        missing = [name for name in due_times if name not in present]
+        self._removed([name for name in missing if not self._is_there(name)], State.INCOMING)
+        self._look_at_quarantine()
+        self._remove_empty_folders(monotonic)
+
+    def scan_folder(self, name: str, monotonic: float) -> None:
+        """Take note of the files in a folder that appeared in incoming/."""
+        for found in self._spool.scan(name):
+            self._backlog.see(found, monotonic)
+
+    def _see(self, found: list[Found], due_times: dict[str, str | None], monotonic: float) -> None:
+        self._backlog.keep_only({one.name for one in found})
+        for one in found:
+            due = due_times.get(ledger_name(one.name))
+            self._backlog.see(one, monotonic, scanned=True, due=monotonic + self._wait(due) if due else 0.0)
+
+    def _wait(self, due: str) -> float:
+        """Seconds until a due time of the ledger; 0 if it cannot be right."""
+        try:
+            seconds = (datetime.fromisoformat(due) - self._now()).total_seconds()
+        except (ValueError, TypeError):
+            return 0.0
+        return seconds if 0 < seconds <= self._backoff_max else 0.0
+
+    def _is_there(self, name: str) -> bool:
+        """Tell whether a file that a listing did not show is there after all. Hidden names are nobody's."""
+        return self._spool.look(name) is not None
+
+    def _removed(self, names: list[str], state: State) -> None:
+        if names and (count := self._ledger.removed(names, state)):
+            log.warning("taken away by somebody else", folder=state.value, files=count)
+
+    def _look_at_quarantine(self) -> None:
+        quarantine = self._spool.quarantine
+        rows = self._ledger.due_times(State.QUARANTINE)
+        there = {ledger_name(name): name for name in quarantine.names()}
+        for label, name in there.items():
+            if label not in rows:
+                try:
+                    size_bytes = os.lstat(quarantine.path / name).st_size
+                except OSError:
+                    continue
+                self._ledger.adopt_quarantined(name, size_bytes, quarantine.read_reason(name))
+        # A file on its way to quarantine/ has its row already: look in incoming/ first, then there again.
+        gone = [name for name in rows if name not in there and not self._is_there(name) and not quarantine.holds(name)]
+        self._removed(gone, State.QUARANTINE)
+
+    def _remove_empty_folders(self, monotonic: float) -> None:
+        empty = dict(self._spool.empty_folders())
+        since: dict[str, tuple[int, float]] = {}
+        for name, mtime_ns in empty.items():
+            known = self._empty_since.get(name)
+            if known is None or known[0] != mtime_ns:
+                since[name] = (mtime_ns, monotonic)
+            elif monotonic - known[1] >= self._empty_folder_seconds:
+                self._spool.remove_folder(name)
+            else:
+                since[name] = known
+        self._empty_since = since

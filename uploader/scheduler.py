@@ -1,0 +1,291 @@
+"""When what is sent: the loop that feeds a pool of threads from the backlog.
+
+One thread owns the backlog and the state of the destination; everything reaches it through one queue: what the
+watcher saw, what deliveries came to, the wish to stop. It never blocks on disk for long and never on the network.
+
+Nothing is fatal here. A ledger or a spool that cannot be used is said once a minute, and tried again.
+"""
+
+import queue
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from common import logs
+from common.config import SpoolConfig, UploaderConfig
+from common.errors import LedgerError, StowgateError
+from common.spool import Spool
+from uploader.backlog import Backlog, Entry
+from uploader.blame import Blame
+from uploader.delivery import Aborted, Delivery, Fate, Report, Request
+from uploader.destination import Accused, Destination, Mode
+from uploader.reconciling import Reconciling
+from uploader.verdict import Trouble
+
+log = logs.get(__name__)
+
+_BUSY_SECONDS = 1.0  # another process has the file: look again
+_LEDGER_SECONDS = 2.0  # the ledger cannot be used: try again
+_LOG_SECONDS = 60.0  # the same complaint at most once in so long
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The watcher saw something at a path relative to incoming/."""
+
+    name: str
+    closed: bool = False
+    folder: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rescan:
+    """Something may have been missed: look at everything soon."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    """A delivery, or a charge, has ended."""
+
+    names: tuple[str, ...]
+    begun: float
+    probe: bool
+    report: Report | None
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    pass
+
+
+class Scheduler:
+    """The uploader's loop.
+
+    Args:
+        spool: the folders.
+        delivery: sends and settles.
+        backlog: what is owed.
+        destination: whether it can be sent to.
+        reconciling: the scan.
+        spool_config: settle and rescan times.
+        config: threads and batch limits.
+        monotonic: the clock, in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        spool: Spool,
+        delivery: Delivery,
+        backlog: Backlog,
+        destination: Destination,
+        reconciling: Reconciling,
+        spool_config: SpoolConfig,
+        config: UploaderConfig,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._spool = spool
+        self._delivery = delivery
+        self._backlog = backlog
+        self._destination = destination
+        self._blame = Blame(backlog, destination)
+        self._reconciling = reconciling
+        self._rescan_seconds = spool_config.rescan_seconds
+        self._config = config
+        self._monotonic = monotonic
+        # SimpleQueue, since a signal's function puts into it while the loop may be inside it.
+        self._queue: queue.SimpleQueue[Seen | Rescan | _Finished | _Stop] = queue.SimpleQueue()
+        self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="delivery")
+        self._under_way = 0
+        self._next_scan = 0.0
+        self._stopping = False
+        self._complaints = logs.OncePer(_LOG_SECONDS)
+
+    def notice(self, what: Seen | Rescan) -> None:
+        """Tell the loop what was seen. Callable from any thread."""
+        self._queue.put(what)
+
+    def stop(self) -> None:
+        """Let the loop end: nothing new is begun. Callable from a signal's function."""
+        self._queue.put(_Stop())
+
+    def run(self) -> None:
+        """Deliver until `stop`; returns at once then, with deliveries still under way."""
+        while not self._stopping:
+            now = self._monotonic()
+            if now >= self._next_scan:
+                self._scan(now)
+            for name in self._backlog.ripe(now):
+                self._backlog.ripen(name, self._spool.look(name), now)
+            self._dispatch(now)
+            self._wait(now)
+
+    def drain(self, seconds: float) -> bool:
+        """Wait for the deliveries under way, at most so long; True if all have ended."""
+        deadline = self._monotonic() + seconds
+        while self._under_way:
+            try:
+                self._take_in(self._queue.get(timeout=max(0.0, deadline - self._monotonic())))
+            except queue.Empty:
+                return False
+        return True
+
+    @property
+    def under_way(self) -> int:
+        """How many deliveries have not ended."""
+        return self._under_way
+
+    def _wait(self, now: float) -> None:
+        """Sleep until something is due or put into the queue, and take in all that is there."""
+        due = [self._next_scan]
+        if (ripe := self._backlog.next_due()) is not None:
+            due.append(ripe)
+        if (probe := self._destination.next_probe_at) is not None and self._backlog.ready and self._has_thread:
+            due.append(probe)
+        try:
+            self._take_in(self._queue.get(timeout=max(0.0, min(due) - now)))
+            for _ in range(10_000):
+                self._take_in(self._queue.get_nowait())
+        except queue.Empty:
+            pass
+
+    def _take_in(self, what: Seen | Rescan | _Finished | _Stop) -> None:
+        now = self._monotonic()
+        if isinstance(what, Seen):
+            if what.folder:
+                self._reconciling.scan_folder(what.name, now)
+            elif (found := self._spool.look(what.name)) is not None:
+                self._backlog.see(found, now, closed=what.closed)
+        elif isinstance(what, _Finished):
+            self._under_way -= 1
+            self._conclude(what, now)
+        elif isinstance(what, Rescan):
+            self._next_scan = now
+        else:
+            self._stopping = True
+
+    def _scan(self, now: float) -> None:
+        self._next_scan = now + self._rescan_seconds
+        try:
+            self._delivery.record_late()
+            self._reconciling.scan(now)
+        except StowgateError as error:
+            self._complain("the scan is incomplete", str(error))
+        except OSError as error:
+            self._complain("the spool cannot be read", error.strerror or type(error).__name__)
+
+    # Sending
+
+    def _dispatch(self, now: float) -> None:
+        destination = self._destination
+        while destination.may_send() and self._has_thread:
+            batch = self._backlog.take(self._config.batch_instances, self._config.batch_size)
+            if not batch:
+                return
+            self._submit(batch, tries=3)
+        if destination.may_send() or not self._has_thread:
+            return
+        probe: Entry | None = None
+        if destination.may_probe(now):
+            probe = self._backlog.take_probe(avoid=destination.doubted)
+        elif destination.may_probe_fresh():
+            probe = self._backlog.take_probe(fresh=True)
+        if probe is not None:
+            destination.probe_sent()
+            self._submit([probe], tries=1, probe=True)
+
+    @property
+    def _has_thread(self) -> bool:
+        return self._under_way < self._config.threads
+
+    def _submit(self, batch: list[Entry], *, tries: int, probe: bool = False) -> None:
+        requests = [Request(entry.name, entry.settled) for entry in batch]
+        names = tuple(entry.name for entry in batch)
+        self._begin(names, lambda: self._delivery.deliver(requests, tries=tries), probe=probe)
+
+    def _begin(self, names: tuple[str, ...], work: Callable[[], Report], *, probe: bool = False) -> None:
+        begun = self._monotonic()
+
+        def finish() -> None:
+            try:
+                self._queue.put(_Finished(names, begun, probe, work()))
+            except BaseException as error:
+                if not isinstance(error, StowgateError | Aborted):
+                    log.exception("delivery failed")
+                self._queue.put(_Finished(names, begun, probe, None, error))
+
+        self._under_way += 1
+        self._pool.submit(finish)
+
+    # What came of it
+
+    def _conclude(self, finished: _Finished, now: float) -> None:
+        report = finished.report
+        if report is None:
+            self._failed(finished, now)
+            return
+        charged: list[Accused] = []
+        if report.answered:
+            was_open = self._destination.may_send()
+            passed = frozenset(name for name in finished.names if name not in report.accused)
+            if (accused := self._blame.answered(passed, now, probe=finished.probe)) is not None:
+                charged.append(accused)
+            if not was_open and self._destination.may_send():
+                log.info("destination answers again", waiting=len(self._backlog))
+        if report.trouble is not None:
+            if self._blame.troubled(report.trouble, report.accused, finished.begun, now, probe=finished.probe):
+                charged.append(Accused(report.accused, report.trouble))
+            self._complain_of_pause(report.trouble, now)
+        elif finished.probe and not report.answered:
+            self._destination.probe_came_to_nothing()
+        for name in finished.names:
+            self._return(name, report, now)
+        # Only now are the accused back in the backlog, from where they are taken in hand again.
+        for accused in charged:
+            self._charge(accused.names[0], accused.trouble)
+
+    def _return(self, name: str, report: Report, now: float) -> None:
+        fate = report.fates.get(name, Fate.LATER)
+        if fate is Fate.SETTLED:
+            if self._backlog.done(name) and (found := self._spool.look(name)) is not None:
+                self._backlog.see(found, now)
+        elif fate is Fate.UNSETTLED:
+            self._backlog.unsettle(name, self._spool.look(name), now)
+        elif fate is Fate.BUSY:
+            self._backlog.give_back(name, now, _BUSY_SECONDS)
+        else:
+            self._backlog.give_back(name, now, report.delays.get(name, 0.0))
+
+    def _failed(self, finished: _Finished, now: float) -> None:
+        delay = _LEDGER_SECONDS
+        if isinstance(finished.error, LedgerError):
+            self._complain("cannot deliver", str(finished.error))
+        elif not isinstance(finished.error, Aborted):
+            # An error of ours that one file brings about must not keep the others of its batch for ever.
+            self._blame.corner(finished.names)
+            delay = self._config.backoff_max_seconds if len(finished.names) == 1 else 0.0
+        if finished.probe:
+            self._destination.probe_came_to_nothing()
+        for name in finished.names:
+            self._backlog.give_back(name, now, delay)
+
+    def _charge(self, name: str, trouble: Trouble) -> None:
+        entry = None if self._stopping else self._backlog.hold(name)
+        if entry is not None:
+            request = Request(name, entry.settled)
+            self._begin((name,), lambda: self._delivery.charge(request, trouble))
+
+    def _complain_of_pause(self, trouble: Trouble, now: float) -> None:
+        if self._destination.mode is Mode.PAUSED and self._complaints.ready(trouble.detail):
+            log.error(
+                "destination paused, nothing is lost",
+                reason=trouble.detail,
+                waiting=len(self._backlog),
+                next_probe_seconds=round(max(0.0, (self._destination.next_probe_at or now) - now), 1),
+            )
+
+    def _complain(self, text: str, reason: str) -> None:
+        if self._complaints.ready(text + reason):
+            log.error(text, reason=reason)

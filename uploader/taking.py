@@ -1,0 +1,144 @@
+"""Taking a file of incoming/ in hand (U1): claim it, know it, make sure that the ledger has it as owed."""
+
+import errno
+import fcntl
+from dataclasses import dataclass
+
+from common import logs
+from common.errors import InstanceError, NotDicomError, TruncatedError
+from common.instance import Instance, read_part10
+from common.ledger import Ledger
+from common.records import Cause, Event, Row, State
+from common.spool import Busy, Claim, Gone, NotAFile, Spool
+
+log = logs.get(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A claimed file that is ready to be sent. `attempts`: how many it has had."""
+
+    claim: Claim
+    sop_instance_uid: str
+    attempts: int
+    received_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why a file cannot be sent at all, with its size in bytes."""
+
+    cause: Cause
+    detail: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotTaken:
+    """A file that is not to be sent now: busy, gone, rejected, or else still being written."""
+
+    busy: bool = False
+    gone: bool = False
+    rejection: Rejection | None = None
+    claim: Claim | None = None
+
+
+class Taking:
+    """Takes files in hand, one at a time; safe to call from several threads."""
+
+    def __init__(self, spool: Spool, ledger: Ledger) -> None:
+        self._spool = spool
+        self._ledger = ledger
+
+    def take(self, name: str, *, settled: bool) -> Taken | NotTaken:
+        """Claim a file and make sure that it is whole, storable and in the ledger.
+
+        Args:
+            name: relative to incoming/.
+            settled: nobody is writing to it any more, as far as the scheduler can tell: it is read, and the ledger
+                corrected by what is in it. If not, only a file that a receiver has recorded is taken.
+
+        Raises:
+            LedgerError: the ledger cannot be used now; the file stays as it is.
+        """
+        try:
+            claim = self._spool.claim(name)
+        except Busy:
+            return NotTaken(busy=True)
+        except Gone:
+            return NotTaken(gone=True)
+        except NotAFile:
+            detail = "expected a regular file, found a symbolic link, FIFO, socket or device"
+            return NotTaken(rejection=Rejection(Cause.NOT_A_FILE, detail, 0))
+        except OSError as error:
+            return self._cannot_open(error)
+        try:
+            return self._examine(claim, settled=settled)
+        except BaseException:
+            claim.close()
+            raise
+
+    def _cannot_open(self, error: OSError) -> NotTaken:
+        if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
+            return NotTaken(busy=True)
+        detail = f"expected a readable file, found: {error.strerror}"
+        return NotTaken(rejection=Rejection(Cause.UNREADABLE, detail, 0))
+
+    def _examine(self, claim: Claim, *, settled: bool) -> Taken | NotTaken:
+        if settled:
+            return self._adopt(claim)
+        row = self._ledger.rows([claim.name]).get(claim.name)
+        if row is not None and _is_owed(row, claim):
+            return Taken(claim, row.sop_instance_uid, row.attempts, row.received_at)
+        claim.close()
+        return NotTaken()
+
+    def _adopt(self, claim: Claim) -> Taken | NotTaken:
+        """Read a file and make sure that the ledger has as owed what is in it."""
+        try:
+            instance = self._read(claim)
+        except (TruncatedError, NotDicomError) as error:
+            # Quiet for long, and yet somebody has it open for writing: a slow writer, not a bad file.
+            if _open_for_writing(claim):
+                claim.close()
+                return NotTaken()
+            return self._rejected(claim, error)
+        except InstanceError as error:
+            return self._rejected(claim, error)
+        except OSError as error:
+            detail = f"expected a readable file, found: {error.strerror}"
+            return NotTaken(rejection=Rejection(Cause.UNREADABLE, detail, claim.size_bytes), claim=claim)
+        event = self._ledger.adopt(claim.name, instance, claim.size_bytes)
+        if event is not None:
+            log.info(
+                event.value,
+                file=logs.file_label(claim.name),
+                sop_instance_uid=instance.sop_instance_uid,
+                size_bytes=claim.size_bytes,
+            )
+        if event is Event.RELEASED:
+            self._spool.quarantine.drop_reason(claim.name)
+        row = self._ledger.rows([claim.name])[claim.name]
+        return Taken(claim, instance.sop_instance_uid, row.attempts, row.received_at)
+
+    def _read(self, claim: Claim) -> Instance:
+        with claim.reader() as reader:
+            return read_part10(reader, claim.size_bytes)
+
+    def _rejected(self, claim: Claim, error: InstanceError) -> NotTaken:
+        return NotTaken(rejection=Rejection(Cause(error.cause), str(error), claim.size_bytes), claim=claim)
+
+
+def _is_owed(row: Row, claim: Claim) -> bool:
+    return row.state is State.INCOMING and row.size_bytes == claim.size_bytes and row.sop_instance_uid != ""
+
+
+def _open_for_writing(claim: Claim) -> bool:
+    """Tell whether anybody has the file open for writing: the kernel grants no read lease on such a file."""
+    try:
+        fcntl.fcntl(claim.fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(claim.fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        # EACCES: not our file, or a filesystem without leases. Then quiet time alone decides.
+        return error.errno == errno.EAGAIN
+    return False

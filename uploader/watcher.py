@@ -1,0 +1,105 @@
+"""watchdog on incoming/: it only wakes. A lost, doubled or late event costs time, never a file."""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from watchdog.events import (
+    DirCreatedEvent,
+    DirMovedEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileMovedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
+from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
+from watchdog.observers.polling import PollingObserver
+
+from common import logs
+
+log = logs.get(__name__)
+
+# Opening and reading, which is what deliveries do, must not flood the queue.
+_EVENTS: list[type[FileSystemEvent]] = [
+    FileCreatedEvent,
+    FileMovedEvent,
+    FileClosedEvent,
+    DirCreatedEvent,
+    DirMovedEvent,
+]
+
+
+class Watcher(FileSystemEventHandler):
+    """Watches a folder and tells of what appears in it.
+
+    Args:
+        folder: incoming/.
+        seen: called with a path relative to the folder, whether it was closed after writing, and whether it is a
+            folder. Called in a thread of watchdog.
+        missed: called when events may have been lost.
+    """
+
+    def __init__(self, folder: Path, seen: Callable[[str, bool, bool], None], missed: Callable[[], None]) -> None:
+        self._folder = folder
+        self._seen = seen
+        self._missed = missed
+        self._observer: BaseObserver | None = None
+        self._inode = 0
+
+    def start(self) -> None:
+        """Begin to watch; by polling where the kernel gives no events."""
+        try:
+            self._inode = os.stat(self._folder).st_ino
+            self._observer = self._started(Observer())
+        except OSError as error:
+            # No inotify instance or watch left, or a filesystem without events.
+            log.warning("no events from the kernel, polling instead", reason=error.strerror)
+            try:
+                self._observer = self._started(PollingObserver())
+            except OSError as again:
+                self._observer = None
+                log.error("incoming cannot be watched, rescans alone find files", reason=again.strerror)
+
+    def stop(self) -> None:
+        """End watching."""
+        if self._observer is not None:
+            # Its threads complain of being stopped; whether they live is looked after in `revive`.
+            logging.getLogger("watchdog").setLevel(logging.CRITICAL)
+            self._observer.stop()
+            self._observer = None
+
+    def revive(self) -> None:
+        """Begin anew if watchdog's threads died or the folder was replaced; then say that events were missed."""
+        observer = self._observer
+        try:
+            replaced = os.stat(self._folder).st_ino != self._inode
+        except OSError:
+            return  # the folder is away: the scan complains, and there is nothing to watch
+        alive = observer is not None and observer.is_alive() and all(one.is_alive() for one in observer.emitters)
+        if alive and not replaced:
+            return
+        log.warning("watching anew")
+        self.stop()
+        self.start()
+        self._missed()
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        """Pass an event on. Called by watchdog, whose thread an exception would end."""
+        try:
+            path = os.fsdecode(event.dest_path if isinstance(event, FileMovedEvent | DirMovedEvent) else event.src_path)
+            name = os.path.relpath(path, self._folder)
+            if name == "." or name.startswith(".."):
+                return
+            self._seen(name, isinstance(event, FileClosedEvent), event.is_directory)
+        except Exception:
+            log.exception("an event was lost")
+            self._missed()
+
+    def _started(self, observer: BaseObserver) -> BaseObserver:
+        observer.daemon = True
+        observer.schedule(self, str(self._folder), recursive=True, event_filter=_EVENTS)
+        observer.start()
+        return observer
