@@ -48,7 +48,6 @@ def _texts(fp: BinaryIO) -> Iterator[str]:
             del encodings[element.depth :]
             encodings.append(encodings[-1])
         elif element.length != UNDEFINED_LENGTH and element.length <= _SKIP_ABOVE:
-            del encodings[element.depth + 1 :]
             if element.tag == SPECIFIC_CHARACTER_SET:
                 encodings[element.depth] = character_sets(_value(fp, element))
             elif _identifies(element.tag, _vr(element)):

@@ -196,6 +196,8 @@ def read_file_meta(fp: BinaryIO, size_bytes: int) -> str:
             break
         if element.tag in _META_TAGS:
             meta[element.tag] = decode(_value(fp, element), DEFAULT)
+    else:
+        fp.seek(size_bytes)
     if meta.get(MEDIA_STORAGE_SOP_CLASS_UID) == MediaStorageDirectoryStorage:
         raise NotStorableError("expected a storable instance, found a DICOMDIR (PS3.10 8.6)")
     transfer_syntax_uid = meta.get(TRANSFER_SYNTAX_UID, "")

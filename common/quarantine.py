@@ -102,8 +102,7 @@ class Quarantine:
         """The sidecar of a quarantined file; empty if there is none that can be read."""
         try:
             # It may be anything that a person put there: a link, a FIFO that nobody writes to, a file of gigabytes.
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            with open(os.open(self.path / (name + _SIDECAR), flags), "rb") as sidecar:
+            with open(self.path / (name + _SIDECAR), "rb", opener=_open_carefully) as sidecar:
                 reason = json.loads(sidecar.read(_REASON_MAX) or b"")
         except (OSError, ValueError, RecursionError):
             return {}
@@ -181,6 +180,10 @@ class QuarantineSlot:
         """Remove the sidecar again: the file was not moved after all."""
         with contextlib.suppress(OSError):
             os.unlink(self._folder / (self.name + _SIDECAR))
+
+
+def _open_carefully(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _cut(name: str, length: int) -> str:

@@ -1,0 +1,23 @@
+"""Programs that tests need and a machine may lack."""
+
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+ORTHANC_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+
+needs_dcmtk = pytest.mark.skipif(shutil.which("dcmsend") is None, reason="needs the Debian package dcmtk")
+needs_orthanc = pytest.mark.skipif(
+    shutil.which("Orthanc") is None or not ORTHANC_PLUGIN.exists(),
+    reason="needs the Debian packages orthanc and orthanc-dicomweb",
+)
+needs_rsync = pytest.mark.skipif(shutil.which("rsync") is None, reason="needs the Debian package rsync")
+
+
+def free_port() -> int:
+    """A TCP port on loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
