@@ -29,6 +29,7 @@ class Ledger:
     Args:
         path: the SQLite file; created if it is missing, and created anew if it is deleted meanwhile.
         busy_seconds: how long to wait for a writer in another process.
+        durable: every commit survives a power cut too.
         now: the clock, an aware datetime.
 
     Raises:
@@ -37,10 +38,15 @@ class Ledger:
     """
 
     def __init__(
-        self, path: Path, *, busy_seconds: float = 10.0, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        path: Path,
+        *,
+        busy_seconds: float = 10.0,
+        durable: bool = False,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._now = now
-        self._database = Database(path, busy_seconds)
+        self._database = Database(path, busy_seconds, durable=durable)
 
     def close(self) -> None:
         """Close the connection; the ledger is not usable afterwards."""

@@ -3,7 +3,8 @@
 One connection behind a lock serves a whole process. SQLite allows one writer at a time anyway, and waiting for
 a Python lock is cheaper and fairer than SQLite's polling; other processes are waited for up to `busy_seconds`.
 WAL with synchronous=NORMAL: a commit survives any crash of ours; at a power cut the last rows can be lost, and
-the files, which are flushed, bring them back as adopted.
+the files, which are flushed, bring them back as adopted. That holds while files are there: whoever deletes them
+asks for synchronous=FULL.
 
 Errors: every failure of SQLite becomes a `LedgerError`, whose text names no value of a row.
 """
@@ -33,9 +34,10 @@ class Database:
         LedgerError: it cannot be opened, or is no SQLite database.
     """
 
-    def __init__(self, path: Path, busy_seconds: float) -> None:
+    def __init__(self, path: Path, busy_seconds: float, *, durable: bool = False) -> None:
         self.path = path
         self._busy_seconds = busy_seconds
+        self._synchronous = "FULL" if durable else "NORMAL"
         self._lock = threading.Lock()
         self._inode: int | None = None
         with self._lock:
@@ -98,7 +100,7 @@ class Database:
                 self.path, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False
             )
             _set_wal(connection, self._busy_seconds)
-            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             connection.execute("PRAGMA foreign_keys = ON")
             _migrate(connection, self.path)
         except (sqlite3.Error, OSError) as error:

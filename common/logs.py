@@ -18,6 +18,7 @@ import select
 import sys
 import threading
 import time
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from types import TracebackType
@@ -93,6 +94,10 @@ def setup(config: LoggingConfig, process: str) -> None:
     root.setLevel(config.level if config.patient_identifiers else max(config.level, logging.WARNING))
     for package in OUR_PACKAGES:
         logging.getLogger(package).setLevel(config.level)
+
+    # It warns of values that break the rules of their VR, quoting them; they are the archive's to judge.
+    logging.getLogger("pydicom").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
 
     logging.raiseExceptions = False
     logging.captureWarnings(True)

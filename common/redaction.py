@@ -197,10 +197,19 @@ class _Layer:
         while at >= 0:
             end = at + len(needle)
             if len(needle) > _LONGEST_SHORT_VALUE or (
-                _is_edge(self.text[at - 1 : at], needle[0]) and _is_edge(self.text[end : end + 1], needle[-1])
+                _is_edge(self.text[at - 1 : at], needle[0])
+                and _is_edge(self.text[end : end + 1], needle[-1])
+                and not self._is_in_uid(at, end)
             ):
                 yield self.starts[at], self.ends[end - 1]
             at = self.text.find(needle, at + 1)
+
+    def _is_in_uid(self, start: int, end: int) -> bool:
+        """Return whether digits are a component of a UID or a dotted number, which would lose its sense."""
+        before, after = self.text[max(start - 2, 0) : start], self.text[end : end + 2]
+        return self.text[start:end].isdigit() and (
+            (before.endswith(".") and before[:1].isdigit()) or (after.startswith(".") and after[1:].isdigit())
+        )
 
 
 def _is_edge(neighbour: str, character: str) -> bool:

@@ -47,7 +47,8 @@ class _Uploader:
         self._config = config
         spool = Spool(config.spool.directory, config.spool.min_free)
         spool.prepare()
-        ledger = Ledger(spool.ledger)
+        spool.quarantine.sweep()
+        ledger = Ledger(spool.ledger, durable=True)
         options = config.uploader
         self._client = StowClient(config.destination, options.backoff_initial_seconds)
         backoff = Backoff(options.backoff_initial_seconds, options.backoff_max_seconds, options.max_attempts)

@@ -16,6 +16,7 @@ from uploader.destination import Accused, Destination
 from uploader.verdict import Trouble
 
 _CONVICTED = 0.5  # a pair of which one must be the culprit, or failing alone
+_SOON_SECONDS = 5.0  # who failed no longer ago than this when another passes did not fail in an outage
 _WELL_SECONDS = 60.0  # so long after another instance passed, the destination is believed to be well
 
 
@@ -31,6 +32,7 @@ class Blame:
         self._backlog = backlog
         self._destination = destination
         self._passed_at = float("-inf")
+        self._failed: list[tuple[float, tuple[str, ...]]] = []  # requests that failed a moment ago, and when
 
     def answered(self, names: frozenset[str], now: float, *, probe: bool) -> Accused | None:
         """Take note of an answer.
@@ -46,11 +48,13 @@ class Blame:
         accused = self._destination.answered(names, probe=probe)
         if names and self._destination.may_send():
             self._passed_at = now
-        if accused is None:
-            return None
-        for name in accused.names:
-            self._suspect(name, 1.0 / len(accused.names))
-        if len(accused.names) > 1:
+        if self._destination.may_send():
+            for at, failed in self._failed:
+                left = [name for name in failed if name not in names]
+                for name in left if now - at < _SOON_SECONDS else []:
+                    self._suspect(name, 1.0 / len(left))
+            self._failed.clear()
+        if accused is None or len(accused.names) > 1:
             return None
         if (entry := self._backlog.get(accused.names[0])) is not None:
             entry.limit = 1  # nobody else is to meet its trouble again
@@ -76,7 +80,11 @@ class Blame:
             self.corner(names)
         convicted = trouble.suspect and len(names) == 1 and self._is_convicted(names[0], begun, now)
         others = self._backlog.others_ready(names)
-        return self._destination.troubled(trouble, names, now, others=others, convicted=convicted, probe=probe)
+        charged = self._destination.troubled(trouble, names, now, others=others, convicted=convicted, probe=probe)
+        self._failed = [(at, failed) for at, failed in self._failed if now - at < _SOON_SECONDS]
+        if trouble.suspect and not charged:
+            self._failed.append((now, names))
+        return charged
 
     def corner(self, names: tuple[str, ...]) -> None:
         """Let the files of a request that failed go in smaller ones from now on: the others pass, the culprit stays."""

@@ -274,6 +274,7 @@ class Delivery:
         if not intact:
             return
         outcomes = [outcome for _, outcome in intact]
+        uids = {one.claim.name: one.sop_instance_uid for one, _ in sent}
         try:
             self._ledger.sent(outcomes)
         except LedgerError as error:
@@ -282,22 +283,31 @@ class Delivery:
             with self._unrecorded_lock:
                 self._unrecorded += outcomes
         for claim, outcome in intact:
-            report.fates[claim.name] = Fate.SETTLED
-            if claim.unchanged():
-                try:
-                    claim.delete()
-                except OSError as error:
-                    log.error("sent, but it cannot be deleted", file=logs.file_label(claim.name), error=error.strerror)
-                    report.fates[claim.name] = Fate.LATER
-                    report.delays[claim.name] = self._backoff.maximum
             report.sent += 1
+            self._delete(claim, report)
+            fields = {"cause": outcome.cause.value} if outcome.cause else {}
             log.info(
                 "sent",
                 file=logs.file_label(claim.name),
+                sop_instance_uid=uids[claim.name],
                 size_bytes=claim.size_bytes,
                 outcome=outcome.detail,
-                cause=outcome.cause or None,
+                **fields,
             )
+
+    def _delete(self, claim: Claim, report: Report) -> None:
+        """Delete a file that is recorded as sent, unless it was changed in the meantime (U5)."""
+        if not claim.unchanged():
+            report.fates[claim.name] = Fate.UNSETTLED
+            return
+        try:
+            claim.delete()
+        except OSError as error:
+            log.error("sent, but it cannot be deleted", file=logs.file_label(claim.name), error=error.strerror)
+            report.fates[claim.name] = Fate.LATER
+            report.delays[claim.name] = self._backoff.maximum
+        else:
+            report.fates[claim.name] = Fate.SETTLED
 
     def _settle_retried(self, retried: list[tuple[Taken, Outcome, float]], report: Report) -> None:
         if not retried:

@@ -5,6 +5,7 @@ that a person took away become `removed`, files in quarantine/ without a row get
 a file leaves incoming/, so a row that says `incoming` without a file has only that one meaning.
 """
 
+import errno
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -89,8 +90,12 @@ class Reconciling:
         return seconds if 0 < seconds <= self._backoff_max else 0.0
 
     def _is_there(self, name: str) -> bool:
-        """Tell whether a file that a listing did not show is there after all. Hidden names are nobody's."""
-        return self._spool.look(name) is not None
+        """Tell whether a file is in incoming/, or may be: a disk that fails says nothing about it."""
+        try:
+            os.lstat(self._spool.incoming / name)
+        except OSError as error:
+            return error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
+        return True
 
     def _removed(self, names: list[str], state: State) -> None:
         if names and (count := self._ledger.removed(names, state)):
@@ -101,7 +106,8 @@ class Reconciling:
         rows = self._ledger.due_times(State.QUARANTINE)
         there = {ledger_name(name): name for name in quarantine.names()}
         for label, name in there.items():
-            if label not in rows:
+            # One that is in incoming/ too is owed, and its row says so.
+            if label not in rows and not self._is_there(name):
                 try:
                     size_bytes = os.lstat(quarantine.path / name).st_size
                 except OSError:

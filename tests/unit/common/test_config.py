@@ -729,14 +729,24 @@ def test_files_are_looked_for_only_where_they_are_used(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
-def test_a_file_without_permission_is_a_problem(tmp_path: Path) -> None:
+def test_a_file_without_permission_is_a_problem() -> None:
     """A file that this process may not read is refused before anything is opened."""
-    path = tmp_path / "pipeline.ini"
-    path.write_text("[destination]\nca_bundle = ca.pem\n")
-    (tmp_path / "ca.pem").touch(mode=0o000)
-    with pytest.raises(ConfigError, match=r"found one that cannot be read \(Permission denied\)"):
-        config.load(path, {}, files_of=["destination"])
+    with tempfile.TemporaryDirectory() as name:  # not tmp_path: that is below a folder which only its owner may enter
+        folder = Path(name)
+        folder.chmod(0o755)
+        path = folder / "pipeline.ini"
+        path.write_text("[destination]\nca_bundle = ca.pem\n")
+        path.chmod(0o644)
+        (folder / "ca.pem").touch(mode=0o000)
+        config.load(path, {})  # brings in what of Python itself another user may not read
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)  # root reads every file
+        try:
+            with pytest.raises(ConfigError, match=r"found one that cannot be read \(Permission denied\)"):
+                config.load(path, {}, files_of=["destination"])
+        finally:
+            os.seteuid(user)
 
 
 def test_a_fifo_does_not_stop_the_check(tmp_path: Path) -> None:
