@@ -53,7 +53,7 @@ def identity(file: Path) -> tuple[str, str]:
 def test_every_bundled_file_arrives_unchanged_or_is_quarantined_with_the_reason(
     make_pipeline: MakePipeline, make_orthanc: MakeOrthanc, tmp_path: Path
 ) -> None:
-    """All storable files of pydicom, sent in one go, are in Orthanc, equal, or quarantined if it refuses those bytes."""
+    """All storable files of pydicom, sent in one go, are in Orthanc, equal, or quarantined if it refuses them."""
     orthanc = make_orthanc()
     reference = make_orthanc()
     pipeline = make_pipeline(orthanc.url)
