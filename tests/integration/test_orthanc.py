@@ -116,20 +116,22 @@ def test_an_orthanc_that_is_stopped_during_a_transfer_costs_nothing(
     pipeline = make_pipeline(orthanc.url)
     pipeline.start("receiver")
     uploader = pipeline.start("uploader")
-    uids = {make_instance(tmp_path / "to-send" / f"{number}.dcm") for number in range(400)}
-    command = ["dcmsend", "--scan-directories", "127.0.0.1", str(pipeline.port), str(tmp_path / "to-send")]
-    with subprocess.Popen(command) as sender:
+    first = {make_instance(tmp_path / "first" / f"{number}.dcm") for number in range(200)}
+    second = {make_instance(tmp_path / "second" / f"{number}.dcm") for number in range(200)}
+    command = ["dcmsend", "--scan-directories", "127.0.0.1", str(pipeline.port)]
+    with subprocess.Popen([*command, str(tmp_path / "first")]) as sender:
         wait_for(lambda: len(orthanc.instances()) > 20)
         orthanc.stop()
-        uploader.wait_for_line("destination paused")
         assert sender.wait(60) == 0
+    subprocess.run([*command, str(tmp_path / "second")], check=True, timeout=60)
+    uploader.wait_for_line("destination paused")
     waiting = [row for row in pipeline.rows() if row.state is State.INCOMING]
     assert waiting
     assert all(row.attempts == 0 for row in waiting)
     assert not pipeline.quarantined()
     orthanc.start()
     pipeline.wait_empty()
-    assert set(orthanc.instances()) == uids
+    assert set(orthanc.instances()) == first | second
     assert pipeline.counts() == {State.INCOMING: 0, State.SENT: 400, State.QUARANTINE: 0, State.REMOVED: 0}
     assert all(row.attempts == 1 for row in pipeline.rows())
 
