@@ -1,76 +1,97 @@
 """`python -m receiver [--config pipeline.ini]`: take instances by C-STORE into incoming/.
 
-Exit status: 0 after a stop by SIGTERM or SIGINT, 1 if the spool, the ledger or the port cannot be used, 2 for a
-broken configuration.
+Exit status: 0 after a stop by SIGTERM or SIGINT, 1 if the spool, the ledger or the port cannot be used or after a
+second signal, 2 for a broken configuration.
 """
 
-import logging
 import os
+import resource
 import signal
+import socket
 import sys
-import threading
-from types import FrameType
+import time
 
 from common import logs
-from common.config import load_or_exit
+from common.config import Config, load_or_exit
 from common.errors import ConfigError, StowgateError
 from common.ledger import Ledger
 from common.spool import Spool
 from receiver.intake import Intake
-from receiver.scp import StorageScp, tls_context
+from receiver.scp import StorageScp
+from receiver.tls import server_context
 
 log = logs.get("receiver")
 
+_STOP = frozenset((signal.SIGTERM, signal.SIGINT))
+_LOOK_SECONDS = 1.0
+_FILES_PER_ASSOCIATION = 4
+
 
 def main(argv: list[str]) -> int:
-    """Run the receiver until it is told to stop."""
+    """Run the receiver until it is told to stop; the exit status."""
     config = load_or_exit(argv, prog="receiver", files_of=("receiver",))
+    # Waited for, not handled: a handler would run in the middle of whatever the main thread does. Threads inherit it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
     os.umask(0o077)
     logs.setup(config.logging, "receiver")
     try:
-        tls = tls_context(config.receiver)
+        tls = server_context(config.receiver)
+    except ConfigError as error:
+        sys.stderr.write(f"receiver: the configuration {config.path} is broken:\n  {error}\n")
+        return 2
+    _allow_open_files(config.receiver.max_associations * _FILES_PER_ASSOCIATION + 512)
+    try:
         spool = Spool(config.spool.directory, config.spool.min_free)
         spool.prepare()
         if swept := spool.staging.sweep():
             log.info("removed what was not received completely", files=swept)
-        scp = StorageScp(config.receiver, Intake(spool, Ledger(spool.ledger)), tls)
-    except ConfigError as error:
-        sys.stderr.write(f"receiver: the configuration is broken:\n{error}\n")
-        return 2
+        ledger = Ledger(spool.ledger)
     except StowgateError as error:
-        log.error("cannot start", reason=str(error))
+        log.error("cannot start", reason=error)
         return 1
+    try:
+        scp = StorageScp(config.receiver, Intake(spool, ledger), tls)
     except OSError as error:
-        log.error(
-            "cannot start",
-            reason=f"expected to listen on {config.receiver.host} port {config.receiver.port}, found: {error.strerror}",
-        )
+        log.error("cannot start", reason=_cannot_listen(config, error))
         return 1
-    stopped = _stop_by_signal()
     scp.start()
-    stopped.wait()
-    log.info("stopping")
-    if aborted := scp.stop(config.receiver.shutdown_seconds):
-        log.warning("associations aborted, their senders were not answered", associations=aborted)
+    exit_status = _serve(scp, config.receiver.shutdown_seconds)
+    ledger.close()
     log.info("stopped")
-    logging.shutdown()
-    # pynetdicom's threads are no daemons, and one that waits for a silent peer would keep the process.
-    os._exit(0)
+    return exit_status
 
 
-def _stop_by_signal() -> threading.Event:
-    """An event that the first SIGTERM or SIGINT sets; the second one ends the process at once."""
-    stopped = threading.Event()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        if stopped.is_set():
+def _serve(scp: StorageScp, shutdown_seconds: float) -> int:
+    """Wait for a signal and stop gracefully; the exit status."""
+    while signal.sigtimedwait(_STOP, _LOOK_SECONDS) is None:
+        if not scp.is_accepting:
+            log.error("stopping: connections are no longer accepted")
+            return 1
+    log.info("stopping", associations=scp.associations)
+    deadline = time.monotonic() + shutdown_seconds
+    scp.stop_accepting()
+    while scp.associations and time.monotonic() < deadline:
+        if signal.sigtimedwait(_STOP, 0.05) is not None:
+            log.warning("stopped at once by a second signal", associations=scp.associations)
             os._exit(1)
-        stopped.set()
+    if aborted := scp.abort():
+        log.warning("associations aborted; what they were sending was not acknowledged", associations=aborted)
+    return 0
 
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
-    return stopped
+
+def _cannot_listen(config: Config, error: OSError) -> str:
+    receiver = config.receiver
+    found = "no such host" if isinstance(error, socket.gaierror) else error.strerror or type(error).__name__
+    return f"expected to listen on {receiver.host} port {receiver.port}, found: {found}"
+
+
+def _allow_open_files(wanted: int) -> None:
+    """Raise the soft limit of open files as far as it is ours to raise: the usual 1024 is for shells."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 if __name__ == "__main__":

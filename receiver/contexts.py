@@ -1,13 +1,15 @@
 """Which presentation contexts are accepted: every storage SOP class, in every transfer syntax that is proposed.
 
 The supported contexts are made from the proposal, so that a private or brand-new SOP class needs no list of ours
-and an association costs as much as it proposes (PS3.8 9.3.2, PS3.4 B).
+and an association costs as much as it proposes (PS3.8 9.3.2, PS3.4 B.3).
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
 from pynetdicom.presentation import PresentationContext, build_context
+
+from common.instance import is_uid
 
 VERIFICATION = "1.2.840.10008.1.1"
 
@@ -16,51 +18,69 @@ _COMPOSITE_STORAGE_ROOT = "1.2.840.10008.5.1.4.1.1."
 
 
 def is_storage(uid: str) -> bool:
-    """Tell whether an abstract syntax is a storage SOP class, standard, retired or private.
+    """Tell whether an abstract syntax is a storage SOP class: standard, retired or private.
 
-    What is not known to be something else counts as storage: outside the DICOM root everything, inside it what
-    the standard calls a storage SOP class and what it has not defined yet under the root of those (PS3.6 A).
+    What is not known to be something else counts as storage: outside the DICOM root every UID; inside it what
+    PS3.6 Table A-1 calls a storage SOP class, and what it has not named (yet, or any more) under the root of those.
     """
+    if not is_uid(uid):
+        return False
     if not uid.startswith(_DICOM_ROOT):
         return True
     if uid == MediaStorageDirectoryStorage:
-        return False  # of a DICOMDIR, which is a file on a medium, never sent (PS3.10 8.6)
+        return False  # of a DICOMDIR, which is a file on a medium and never sent (PS3.10 8.6)
     known = UID(uid)
-    if known.name == uid:
+    # pydicom gives the UID itself as the name of one that it does not know; a few retired ones have an empty name.
+    if known.name in (uid, ""):
         return uid.startswith(_COMPOSITE_STORAGE_ROOT)
-    return known.type == "SOP Class" and "Storage" in known.name and not known.name.startswith("Storage ")
+    return known.type == "SOP Class" and "Storage" in known.name and not known.name.startswith("Storage Commitment")
 
 
-def choose(proposed: Iterable[PresentationContext]) -> list[PresentationContext]:
+def preferred(transfer_syntaxes: Sequence[str]) -> str | None:
+    """The transfer syntax to accept in one presentation context, None if no UID of a transfer syntax is proposed.
+
+    The first proposed, but Explicit VR Little Endian rather than Implicit VR Little Endian, which loses the VRs of
+    private elements and which some archives do not take.
+    """
+    usable = [uid for uid in transfer_syntaxes if is_uid(uid) and UID(uid).type in ("", "Transfer Syntax")]
+    if not usable:
+        return None
+    if usable[0] == ImplicitVRLittleEndian and ExplicitVRLittleEndian in usable:
+        return str(ExplicitVRLittleEndian)
+    return usable[0]
+
+
+def choose(proposed: Sequence[PresentationContext]) -> list[PresentationContext]:
     """Choose a transfer syntax in each proposed context, and give the supported contexts that accept just these.
 
-    The sender's order counts, except that Explicit VR Little Endian goes before Implicit VR Little Endian, which
-    loses the VRs of private elements and which some archives do not take. Each context is decided by itself: the
-    same abstract syntax may stand in several, in different orders, and pynetdicom has one order for each abstract
-    syntax. So the choice is left as the only transfer syntax of the proposal.
+    Each context is decided by itself: one abstract syntax may stand in several, in different orders, and pynetdicom
+    knows one order for each abstract syntax. So the choice is left as the only transfer syntax of the proposal.
 
     Args:
         proposed: the presentation contexts of an A-ASSOCIATE-RQ; their transfer syntaxes are reduced.
+
+    Raises:
+        ValueError: a context has no abstract syntax or no transfer syntax (PS3.8 9.3.2.2).
     """
     chosen: dict[str, dict[str, None]] = {}
     for context in proposed:
+        if not context.abstract_syntax or not context.transfer_syntax:
+            raise ValueError("expected an abstract syntax and transfer syntaxes in each presentation context")
         uid = str(context.abstract_syntax)
-        if uid == VERIFICATION or is_storage(uid):
-            transfer_syntax = _preferred([str(syntax) for syntax in context.transfer_syntax])
+        if uid != VERIFICATION and not is_storage(uid):
+            continue
+        transfer_syntax = preferred([str(syntax) for syntax in context.transfer_syntax])
+        # An abstract syntax of which no context has a usable transfer syntax stays supported, in none: result 4.
+        accepted = chosen.setdefault(uid, {})
+        if transfer_syntax is not None:
             context.transfer_syntax = [UID(transfer_syntax)]
-            chosen.setdefault(uid, {})[transfer_syntax] = None
-    supported = []
-    for uid, transfer_syntaxes in chosen.items():
-        context = build_context(uid, list(transfer_syntaxes))
-        # We are SCP only; without a role proposal these are the default roles (PS3.7 D.3.3.4).
-        context.scu_role = True
-        context.scp_role = False
-        supported.append(context)
-    return supported
+            accepted[transfer_syntax] = None
+    return [_supported(uid, list(transfer_syntaxes)) for uid, transfer_syntaxes in chosen.items()]
 
 
-def _preferred(transfer_syntaxes: list[str]) -> str:
-    first = transfer_syntaxes[0]
-    if first == ImplicitVRLittleEndian and ExplicitVRLittleEndian in transfer_syntaxes:
-        return str(ExplicitVRLittleEndian)
-    return first
+def _supported(uid: str, transfer_syntaxes: list[str]) -> PresentationContext:
+    context = build_context(uid, transfer_syntaxes)
+    # We are SCP only. Where no role is proposed these give the default roles, without a reply (PS3.7 D.3.3.4).
+    context.scu_role = True
+    context.scp_role = False
+    return context

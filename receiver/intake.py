@@ -1,22 +1,26 @@
-"""Taking one instance durably: the steps R1 to R5 of docs/design.md, whatever it comes from.
+"""Taking one instance durably: the steps R1 to R6 of docs/design.md, whoever brings its bytes.
 
 The order is the guarantee. Nothing is acknowledged by this module; when `Reception.commit` has returned, the
 instance may be. Whatever fails before that, the file is withdrawn, and nothing of it stays.
 """
 
+import contextlib
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 from common.instance import SOP_CLASS_UID, SOP_INSTANCE_UID, Instance, is_uid, part10_header, read_dataset
 from common.ledger import Ledger
 from common.records import Sender
 from common.spool import Spool
-from common.staging import Staged
-from receiver.status import INVALID_INSTANCE, MISMATCH, OUT_OF_RESOURCES, Refusal
+from receiver import status
+
+_CHECK_ROOM_EVERY = 64 * 1024 * 1024  # bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An instance that may be acknowledged: its name in incoming/, its size in bytes, what it is."""
+    """An instance that may be acknowledged: its name in incoming/, its size there in bytes, what it is."""
 
     file_name: str
     size_bytes: int
@@ -24,7 +28,7 @@ class Stored:
 
 
 class Intake:
-    """Opens receptions. Safe to call from several associations at once.
+    """Opens receptions. Safe to use from several associations at once.
 
     Args:
         spool: where the files go.
@@ -36,7 +40,7 @@ class Intake:
         self._ledger = ledger
 
     def has_room(self) -> bool:
-        """Tell whether the spool's disk has more than `min_free`; no, if it cannot even be asked."""
+        """Tell whether more than `min_free` is left; no, if the disk cannot even be asked."""
         try:
             return self._spool.has_room()
         except OSError:
@@ -46,51 +50,67 @@ class Intake:
         """Begin to take an instance (R1).
 
         Args:
-            sop_class_uid: Affected SOP Class UID (0000,0002) of the command.
-            sop_instance_uid: Affected SOP Instance UID (0000,1000) of the command.
+            sop_class_uid: Affected SOP Class UID (0000,0002) of the command, without padding.
+            sop_instance_uid: Affected SOP Instance UID (0000,1000) of the command, without padding.
             transfer_syntax_uid: of the presentation context.
 
         Raises:
-            Refusal: a UID is malformed, or there is no room.
+            Refusal: a UID of the command is malformed, or there is no room.
             OSError: staging/ cannot be written.
         """
-        for uid, tag, name in ((sop_class_uid, 0x00000002, "Class"), (sop_instance_uid, 0x00001000, "Instance")):
+        for uid, name in ((sop_class_uid, "Affected SOP Class UID"), (sop_instance_uid, "Affected SOP Instance UID")):
             if not is_uid(uid):
-                raise Refusal(INVALID_INSTANCE, f"Affected SOP {name} UID is no UID (PS3.5 9.1)", tag)
-        if not self.has_room():
-            raise Refusal(OUT_OF_RESOURCES, "free space is below the limit")
-        return Reception(self._spool, self._ledger, sop_class_uid, sop_instance_uid, transfer_syntax_uid)
+                raise status.malformed_uid(name)
+        if not self._spool.has_room():
+            raise status.no_room()
+        return Reception(self._spool, self._ledger, (sop_class_uid, sop_instance_uid, transfer_syntax_uid))
 
 
 class Reception:
-    """One instance on its way from the sender to incoming/."""
+    """One instance on its way from its sender to incoming/.
 
-    def __init__(self, spool: Spool, ledger: Ledger, *uids: str) -> None:
+    As a context manager it withdraws, at the end of the block, what was not committed.
+
+    Args:
+        spool: where the file goes.
+        ledger: its account.
+        uids: SOP Class, SOP Instance and Transfer Syntax UID of the command and its presentation context.
+    """
+
+    def __init__(self, spool: Spool, ledger: Ledger, uids: tuple[str, str, str]) -> None:
         self._spool = spool
         self._ledger = ledger
         self._sop_class_uid, self._sop_instance_uid, self._transfer_syntax_uid = uids
+        self._staged = spool.staging.open()
+        self._over = False
+        self._check_room_at = _CHECK_ROOM_EVERY
         header = part10_header(*uids)
         self._dataset_at = len(header)
-        self._staged: Staged = spool.staging.open()
         self.write(header)
 
     def write(self, fragment: bytes | bytearray | memoryview) -> None:
-        """Append a fragment of the dataset, as it was received.
+        """Append a fragment of the dataset, exactly as it was received.
 
         Raises:
+            Refusal: there is no room for more. The reception is over.
             OSError: it cannot be written. The reception is over.
         """
         try:
             self._staged.write(fragment)
+            if self._staged.size_bytes >= self._check_room_at:
+                # Instances are gigabytes, and many come at once: the check at the beginning is not enough.
+                self._check_room_at = self._staged.size_bytes + _CHECK_ROOM_EVERY
+                if not self._spool.has_room():
+                    raise status.no_room()  # noqa: TRY301 - withdrawn like any other failure
         except BaseException:
             self.discard()
             raise
 
     def commit(self, sender: Sender) -> Stored:
-        """Make the instance durable and record it (R2 to R5). When this returns it may be acknowledged.
+        """Make the instance durable and record it (R2 to R6). When this returns, it may be acknowledged.
 
         Raises:
-            Refusal: command and dataset disagree.
+            Refusal: command and dataset disagree, or there is no dataset.
             InstanceError: the dataset cannot be parsed as far as its identity.
             LedgerError: it cannot be recorded.
             OSError: it cannot be made durable.
@@ -105,18 +125,34 @@ class Reception:
         except BaseException:
             self.discard()
             raise
-        staged.close()
+        self._over = True
+        # It is durable and recorded; a close that fails takes nothing of that back.
+        with contextlib.suppress(OSError):
+            staged.close()
         return Stored(staged.name, staged.size_bytes, instance)
 
     def discard(self) -> None:
-        """Withdraw the instance: it was not acknowledged, the sender still has it."""
-        self._staged.withdraw()
+        """Withdraw the instance: it was not acknowledged, the sender still has it. Nothing, once it is committed."""
+        if not self._over:
+            self._over = True
+            self._staged.withdraw()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.discard()
 
     def _identify(self) -> Instance:
+        """What the dataset says it is, once command and dataset agree."""
+        if self._staged.size_bytes == self._dataset_at:
+            raise status.no_dataset()
         with self._staged.reader(self._dataset_at) as reader:
             instance = read_dataset(reader, self._transfer_syntax_uid)
         if instance.sop_class_uid != self._sop_class_uid:
-            raise Refusal(MISMATCH, "SOP Class UID of command and dataset differ", SOP_CLASS_UID)
+            raise status.mismatch("SOP Class UID", SOP_CLASS_UID)
         if instance.sop_instance_uid != self._sop_instance_uid:
-            raise Refusal(MISMATCH, "SOP Instance UID of command and dataset differ", SOP_INSTANCE_UID)
+            raise status.mismatch("SOP Instance UID", SOP_INSTANCE_UID)
         return instance

@@ -1,134 +1,229 @@
-"""Where we reach into pynetdicom beyond its public interface; nowhere else.
+"""Where we reach into pynetdicom beyond its public interface; nowhere else, but for the socket in receiver.peer_socket.
 
 pynetdicom is pinned, and tests/unit/receiver/test_pynetdicom_contract.py says what changed if it moves. What is
 reached for, and why:
 
-- `Association._serve_request`: pynetdicom finds the service by SOP class and aborts for one that it does not know. A
-  C-STORE is storage whatever its class.
-- `AssociationSocket.recv`: pynetdicom's idle timer restarts after a whole PDU, which aborts a sender that is slow but
-  makes progress; and it believes any PDU length.
-- `RequestHandler._create_association`: makes the two classes above, without a deep copy of the contexts.
-- `AssociationServer`: SO_REUSEPORT, a bound on connections, TLS handshakes out of the accepting thread.
+- `Association._run_reactor`: once the association is established, its connection is taken over from pynetdicom's
+  thread and served by `receiver.transfer`; a request that is none of ours is passed back to pynetdicom's services.
+- `Association.run_reactor`: the TLS handshake, and an end that always closes the connection.
+- `DULServiceProvider.run_reactor`: a connection that ends before its request is noticed at once, not after the
+  ACSE timeout.
+- `AssociationSocket.recv`, `send`, `ready`: during negotiation, pynetdicom believes any PDU length; a half PDU stops
+  its thread; select knows 1024 descriptors; and what follows the request must be left for the transfer.
+- `RequestHandler._create_association`: makes these classes, without a deep copy of all supported contexts.
 """
 
 import contextlib
-import logging
 import socket
-import socketserver
 import ssl
-import threading
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from pynetdicom import AE, _config, evt
+from pynetdicom import AE, evt
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.presentation import PresentationContext, build_context
-from pynetdicom.service_class import StorageServiceClass
-from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.pdu import P_DATA_TF
+from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.transport import RequestHandler
 
 from common import logs
-from receiver.contexts import VERIFICATION
-from receiver.status import CANNOT_UNDERSTAND, INVALID_INSTANCE, SOP_CLASS_NOT_SUPPORTED
+from receiver.admission import plain_address
+from receiver.peer_socket import TICK_SECONDS, PeerSocket
+from receiver.transfer import Context, End, Transfer
+
+if TYPE_CHECKING:
+    from receiver.server import Server
 
 log = logs.get(__name__)
 
-_PENDING_CONNECTIONS = 32  # beside max_associations: those that have not proposed anything yet
-_MAX_OTHER_PDU = 1024 * 1024  # bytes; an A-ASSOCIATE-RQ of 128 full contexts is well below
+_LAST_WORD_SECONDS = 2.0
+_TAKE_OVER_SECONDS = 5.0
+# An A-ASSOCIATE-RQ of 128 contexts with dozens of transfer syntaxes is far below; some devices exceed max_pdu.
+_LONGEST_PDU = 1024 * 1024
+
+_complaints = logs.OncePer(60)
 
 
-def configure() -> None:
-    """Set pynetdicom's process-wide options: nothing logged of what passes, no UID judged before we see it."""
-    _config.LOG_HANDLER_LEVEL = "none"
-    _config.LOG_REQUEST_IDENTIFIERS = False
-    _config.LOG_RESPONSE_IDENTIFIERS = False
-    # A UID of the command that is too long would end the association; it is answered 0x0117 instead.
-    _config.VALIDATORS["UI"] = lambda _: (True, "")
-    # Its records can quote what was sent; what an operator needs is logged by us.
-    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+class _Provider(DULServiceProvider):
+    """An upper layer that tells its association at once when it has ended, whatever ended it."""
 
+    def __init__(self, association: Association) -> None:
+        super().__init__(association)
+        self.daemon = True  # one that waits for a silent peer must not keep the process
 
-class _Socket(AssociationSocket):
-    """A connection that is idle only when no byte comes, and that believes no absurd length."""
-
-    max_pdu = _MAX_OTHER_PDU
-
-    def recv(self, nr_bytes: int) -> bytearray:
-        if nr_bytes > self.max_pdu:
-            raise ConnectionError(f"expected a PDU of at most {self.max_pdu} bytes")
-        connection = self.socket
-        received = bytearray(nr_bytes)
-        view = memoryview(received)
-        at = 0
-        while at < nr_bytes:
-            count = connection.recv_into(view[at:]) if connection is not None else 0
-            if not count:
-                view.release()
-                del received[at:]
-                return received
-            at += count
-            self.assoc.dul._idle_timer.restart()
-        return received
+    def run_reactor(self) -> None:
+        """Run until the connection ends."""
+        try:
+            super().run_reactor()
+        except Exception as error:  # noqa: BLE001 - rubbish from the peer surfaces as whatever it leads pynetdicom into
+            peer = plain_address(self.assoc.requestor.address)
+            if _complaints.ready(("protocol", peer)):
+                log.warning("connection ended: the peer broke the protocol", peer=peer, reason=error)
+        finally:
+            if isinstance(self.assoc, StorageAssociation):
+                if self.assoc.taken_over:
+                    return  # noqa: B012 - ended by us, on purpose
+                self.assoc.disconnect()
+            # For whoever waits in receive_pdu: it reads this as its timeout.
+            self.to_user_queue.put(None)  # type: ignore[arg-type]
 
 
 class StorageAssociation(Association):
-    """An association on which a C-STORE is storage, whatever its SOP class."""
+    """An association on which a C-STORE is storage, whatever its SOP class.
 
-    def _serve_request(self, msg: Any, context_id: int) -> None:
-        context = self._accepted_cx.get(context_id)
-        is_store = isinstance(msg, C_STORE) and msg.MessageIDBeingRespondedTo is None
-        if not is_store or self._sent_release or context is None or context.abstract_syntax == VERIFICATION:
-            super()._serve_request(msg, context_id)
-            return
-        status = self._status_of_command(msg, context)
-        if status is not None:
-            self._answer(msg, context_id, status)
-            return
-        self.dimse.cancel_req = {}
-        self._is_paused = True
+    Attributes:
+        admitted: it has a place among max_associations, which it gives back at its end.
+        dropped: its connection was ended by us to make room.
+        taken_over: its connection is served by the transfer, not by pynetdicom's thread.
+    """
+
+    def __init__(self, ae: AE, connection: socket.socket, on_end: Callable[["StorageAssociation"], None]) -> None:
+        super().__init__(ae, MODE_ACCEPTOR)
+        self.connection = connection
+        self.admitted = False
+        self.dropped = False
+        self.taken_over = False
+        self._transfer: Transfer | None = None
+        self._on_end = on_end
+        self.dul = _Provider(self)
+        # Association.__init__ set these for the provider that was replaced.
+        self.acse_timeout = ae.acse_timeout
+        self.network_timeout = ae.network_timeout
+
+    def disconnect(self) -> None:
+        """End the connection; its threads notice by themselves."""
+        # The method of the plain socket: SSLSocket.shutdown would forget its TLS state while others use it.
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self.connection, socket.SHUT_RDWR)
+
+    def run_reactor(self) -> None:
+        """Serve the association from the handshake to its end."""
         try:
-            StorageServiceClass(self).SCP(msg, context)
+            if self._shake_hands():
+                super().run_reactor()
+        except Exception:
+            log.exception("association ended: unforeseen error", peer=plain_address(self.requestor.address))
         finally:
-            self._is_paused = False
-        self.dimse.cancel_req = {}
+            self.disconnect()
+            self.dul.kill_dul()
+            if self.dul.is_alive():
+                self.dul.join(_LAST_WORD_SECONDS)
+            with contextlib.suppress(OSError):
+                self.connection.close()
+            self._on_end(self)
 
-    def _status_of_command(self, request: C_STORE, context: PresentationContext) -> int | None:
-        """The status for a command that pynetdicom would pass over in silence, or that fits no context."""
-        if not request.AffectedSOPClassUID or not request.AffectedSOPInstanceUID:
-            return INVALID_INSTANCE
-        if request.AffectedSOPClassUID != context.abstract_syntax:
-            return SOP_CLASS_NOT_SUPPORTED  # on this context (PS3.7 C.5.23)
-        if request.DataSet is None:
-            return CANNOT_UNDERSTAND
-        return None
+    def _shake_hands(self) -> bool:
+        """The TLS handshake, if there is to be one, within the ACSE timeout."""
+        if isinstance(self.connection, ssl.SSLSocket):
+            try:
+                self.connection.settimeout(self.acse_timeout)
+                self.connection.do_handshake()
+            except (OSError, ValueError) as error:
+                peer = plain_address(self.requestor.address)
+                if not self.dropped and _complaints.ready(("TLS", peer)):
+                    log.warning("TLS handshake failed", peer=peer, reason=error)
+                return False
+        self.connection.settimeout(TICK_SECONDS)
+        return True
 
-    def _answer(self, request: C_STORE, context_id: int, status: int) -> None:
-        response = C_STORE()
-        response.MessageIDBeingRespondedTo = request.MessageID or 0
-        response.AffectedSOPClassUID = request.AffectedSOPClassUID
-        response.AffectedSOPInstanceUID = request.AffectedSOPInstanceUID
-        response.Status = status
-        self.dimse.send_msg(response, context_id)
-        log.warning("refused", status=f"{status:04X}", calling_ae_title=self.requestor.ae_title)
+    def hold(self) -> None:
+        """Let pynetdicom's thread read nothing any more: what the peer sends after its request is for the transfer."""
+        cast(PeerSocket, self.dul.socket).hold = True
+
+    def _run_reactor(self) -> None:
+        """Take the connection over from pynetdicom's thread, and serve it to its end."""
+        end = End.BROKEN
+        if self._take_over():
+            contexts = {
+                number: Context(str(context.abstract_syntax), str(context.transfer_syntax[0]))
+                for number, context in self._accepted_cx.items()
+            }
+            store = cast("Server", self._server).store_for(self)
+            self.connection.settimeout(self.network_timeout)
+            self._transfer = Transfer(self.connection, contexts, self.ae.maximum_pdu_size, store)
+            end = self._transfer.run()
+        self.is_released = end is End.RELEASED
+        self.is_aborted = not self.is_released
+        self.is_established = False
+
+    def _take_over(self) -> bool:
+        """End pynetdicom's thread once it has sent the A-ASSOCIATE-AC; False if that never goes out."""
+        dul = self.dul
+        deadline = time.monotonic() + _TAKE_OVER_SECONDS
+        while dul.state_machine.current_state != "Sta6":
+            if not dul.is_alive() or time.monotonic() > deadline:
+                return False
+            time.sleep(0.0002)
+        self.taken_over = True
+        dul.kill_dul()
+        dul.join()
+        # What pynetdicom's services send goes the same way as our answers.
+        dul.send_pdu = self._send_primitive  # type: ignore[method-assign]
+        return True
+
+    def serve_foreign(self, context_id: int, fragments: list[bytes]) -> None:
+        """Let pynetdicom serve a request that is no C-STORE or C-ECHO; it aborts for what was not negotiated."""
+        primitive: Any = P_DATA()  # whose annotation asks for tuples, and its code for lists
+        primitive.presentation_data_value_list = [[context_id, fragment] for fragment in fragments]
+        self.dimse.receive_primitive(primitive)
+        number, request = self.dimse.get_msg(block=False)
+        if request is None or number is None:
+            self.abort()
+        else:
+            self._serve_request(request, number)
+
+    def _abort_blocking(self, block: bool = True) -> None:  # noqa: FBT001, FBT002 - pynetdicom's signature
+        """Abort the association (PS3.8 9.3.8). Not `abort`, which pynetdicom replaces by this one in its instances."""
+        if self._transfer is not None:
+            self._transfer.abort()
+        else:
+            super()._abort_blocking(block)
+
+    def _send_primitive(self, primitive: Any) -> None:
+        if self._transfer is not None and isinstance(primitive, P_DATA):
+            pdu = P_DATA_TF()
+            pdu.from_primitive(primitive)
+            self._transfer.send(pdu.encode())
 
 
-class _RequestHandler(RequestHandler):
+class ConnectionHandler(RequestHandler):
+    """Turns an accepted connection into an association with a thread of its own."""
+
     server: "Server"
 
-    def _create_association(self) -> Association:
-        association = StorageAssociation(self.ae, MODE_ACCEPTOR)
+    def handle(self) -> None:
+        """Start the association."""
+        association = self._create_association()
+        self.server.began(association)
+        try:
+            association.start()
+        except BaseException:
+            self.server.ended(association)
+            raise
+
+    def _create_association(self) -> StorageAssociation:
+        ae = self.ae
+        association = StorageAssociation(ae, self.request, self.server.ended)
         association._server = self.server
         association.name = f"AcceptorThread@{datetime.now(UTC):%Y%m%d%H%M%S%f}"
-        connection = _Socket(association, client_socket=self.request)
-        connection.max_pdu = max(_MAX_OTHER_PDU, 2 * self.ae.maximum_pdu_size)
-        association.set_socket(connection)
+        association.set_socket(
+            PeerSocket(
+                association,
+                self.request,
+                acse_seconds=ae.acse_timeout or 0,
+                idle_seconds=ae.network_timeout or 0,
+                longest_pdu=max(_LONGEST_PDU, 2 * ae.maximum_pdu_size),
+            )
+        )
         acceptor = association.acceptor
-        acceptor.maximum_length = self.ae.maximum_pdu_size
+        acceptor.maximum_length = ae.maximum_pdu_size
         acceptor.ae_title = self.server.ae_title
         acceptor.address_info = self.local
-        acceptor.implementation_class_uid = self.ae.implementation_class_uid
-        acceptor.implementation_version_name = self.ae.implementation_version_name
+        acceptor.implementation_class_uid = ae.implementation_class_uid
+        acceptor.implementation_version_name = ae.implementation_version_name
         acceptor.supported_contexts = []  # made from the proposal when it is there
         association.requestor.address_info = self.remote
         handlers: dict[Any, Any] = self.server._handlers
@@ -138,90 +233,3 @@ class _RequestHandler(RequestHandler):
                 if function is not None:
                     association.bind(event, function, arguments)
         return association
-
-
-class Server(ThreadedAssociationServer):
-    """Accepts connections, on a port that other receiver processes may share."""
-
-    daemon_threads = True
-    request_queue_size = 256
-    # Set before the server is made, since making it binds the port.
-    max_connections = 64
-    handshake_seconds = 30.0
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        self._open: set[socket.socket] = set()
-        self._open_lock = threading.Lock()
-        self._complaints = logs.OncePer(60)
-        options["request_handler"] = _RequestHandler
-        super().__init__(*arguments, **options)
-
-    def server_bind(self) -> None:
-        """Bind, shared with other receivers."""
-        assert self.socket is not None  # noqa: S101 - TCPServer makes it before
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        super().server_bind()
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept a connection; it is bounded in time from here on."""
-        assert self.socket is not None  # noqa: S101 - TCPServer makes it before
-        connection, address = self.socket.accept()
-        connection.settimeout(self.handshake_seconds)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return connection, address
-
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Refuse a connection when too many are open."""
-        with self._open_lock:
-            self._open = {connection for connection in self._open if connection.fileno() >= 0}
-            if len(self._open) < self.max_connections + _PENDING_CONNECTIONS:
-                self._open.add(request)
-                return True
-        if self._complaints.ready("connections"):
-            log.warning("connection refused: too many are open", peer=client_address[0], open=len(self._open))
-        return False
-
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        """In a thread of its own: shake hands, then begin the association."""
-        if self.ssl_context is not None:
-            plain = request
-            try:
-                request = self.ssl_context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
-                with self._open_lock:
-                    self._open.discard(plain)
-                    self._open.add(request)
-                request.do_handshake()
-            except (OSError, ssl.SSLError) as error:
-                if self._complaints.ready(("tls", client_address[0])):
-                    log.warning("TLS handshake failed", peer=client_address[0], reason=type(error).__name__)
-                with contextlib.suppress(OSError):
-                    request.close()
-                return
-        request.settimeout(self.ae.network_timeout)
-        super().finish_request(request, client_address)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - socketserver's signature
-        """Say that a connection failed before it became an association."""
-        log.exception("connection failed", peer=client_address[0])  # noqa: LOG004 - called while it is raised
-
-    def stop_accepting(self) -> None:
-        """Close the listening socket; associations under way go on."""
-        # AssociationServer.shutdown would also drop it from a list of its AE that it is not in.
-        socketserver.BaseServer.shutdown(self)
-        self.server_close()
-
-    def associations(self) -> list[Association]:
-        """The associations under way, those still negotiating among them."""
-        return [association for association in self.active_associations if association.is_alive()]
-
-
-def make_server(ae: AE, address: tuple[str, int], **options: Any) -> Server:
-    """A server for an AE; binds the port.
-
-    Raises:
-        OSError: the port cannot be bound.
-    """
-    # pynetdicom refuses to make a server without contexts; those of an association come from its proposal.
-    contexts = [build_context(VERIFICATION)]
-    server = ae.make_server(address, server_class=Server, contexts=contexts, **options)
-    return cast(Server, server)
