@@ -287,9 +287,9 @@ class Claim:
 
     def close(self) -> None:
         """Drop the claim."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def __enter__(self) -> Self:
         return self

@@ -117,6 +117,7 @@ class Staged:
 
     def close(self) -> None:
         """Drop the claim. For an uploader, the close of a written file is the sign to look."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            # Forgotten first: a close that fails must not be tried again, when the number may be another file's.
+            os.close(fd)
