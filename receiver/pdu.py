@@ -9,9 +9,13 @@ A_RELEASE_RQ = 0x05
 A_ABORT = 0x07
 RELEASE_RP = b"\x06\x00\x00\x00\x00\x04\x00\x00\x00\x00"
 # Reasons of an A-ABORT by the service provider (PS3.8 Table 9-26).
+UNRECOGNIZED_PDU = 1
 UNEXPECTED_PDU = 2
 INVALID_PARAMETER = 6
 
+_EXPECTED = frozenset((P_DATA_TF, A_RELEASE_RQ, A_ABORT))
+# Known, but not in an association that is established: A-ASSOCIATE and A-RELEASE-RP.
+_OUT_OF_PLACE = frozenset((0x01, 0x02, 0x03, 0x06))
 _MAX_CONTROL_PDU = 64  # bytes; A-RELEASE and A-ABORT have 4
 _TICK_SECONDS = 0.5
 _FOREVER = float("inf")
@@ -51,12 +55,15 @@ class PduReader:
         """The type and body of the next PDU, valid until the next call; None if the peer has closed.
 
         Raises:
-            ProtocolError: it is longer than it may be.
+            ProtocolError: it is none of those that may come now, or longer than it may be.
             OSError: the connection broke; TimeoutError: the peer was silent for too long.
         """
         if not self._have(6):
             return None
         kind, length = struct.unpack_from(">BxI", self._buffer, self._start)
+        if kind not in _EXPECTED:
+            reason = UNEXPECTED_PDU if kind in _OUT_OF_PLACE else UNRECOGNIZED_PDU
+            raise ProtocolError(f"expected P-DATA-TF, A-RELEASE-RQ or A-ABORT, found {kind:02X}", reason)
         limit = self._max_pdu if kind == P_DATA_TF else _MAX_CONTROL_PDU
         if length > limit:
             raise ProtocolError(f"expected a PDU of at most {limit} bytes, found a length of {length}")

@@ -23,7 +23,7 @@ from common.instance import is_uid
 from receiver import status
 from receiver.command import C_ECHO_RQ, C_STORE_RQ, NO_DATASET, Command, echoed, encode_response, uid_text
 from receiver.contexts import is_storage
-from receiver.pdu import A_ABORT, A_RELEASE_RQ, P_DATA_TF, RELEASE_RP, UNEXPECTED_PDU, PduReader, ProtocolError
+from receiver.pdu import A_ABORT, A_RELEASE_RQ, P_DATA_TF, RELEASE_RP, PduReader, ProtocolError
 from receiver.status import Refusal
 
 _MAX_COMMAND = 64 * 1024  # bytes
@@ -73,7 +73,7 @@ class Store(Protocol):
         """What to answer for an exception of the others; `sop_instance_uid` is of the command, and may be none."""
 
     def foreign(self, context_id: int, fragments: list[bytes]) -> None:
-        """Serve a request that is none of ours; `fragments` are the PDV values with their control headers."""
+        """Serve a request that is none of ours; `fragments`: command set and dataset, each with its control header."""
 
 
 class Transfer:
@@ -98,11 +98,14 @@ class Transfer:
         self._command: Command | None = None  # whose dataset is coming in
         self._reception: Reception | None = None
         self._refusal: Refusal | None = None
-        self._foreign: list[bytes] | None = None
-        self._foreign_size = 0
+        self._foreign: bytearray | None = None  # the dataset of a request that is none of ours
 
     def run(self) -> End:
-        """Serve the peer until the association ends."""
+        """Serve the peer until the association ends.
+
+        Raises:
+            Exception: whatever `Store.foreign` raised; the peer got an A-ABORT.
+        """
         try:
             end = self._serve()
         except ProtocolError as error:
@@ -138,10 +141,8 @@ class Transfer:
             elif kind == A_RELEASE_RQ:
                 self.send(RELEASE_RP)
                 return End.RELEASED
-            elif kind == A_ABORT:
-                return End.ABORTED
             else:
-                raise ProtocolError(f"expected P-DATA-TF, A-RELEASE-RQ or A-ABORT, found {kind:02X}", UNEXPECTED_PDU)
+                return End.ABORTED
         return End.BROKEN
 
     def _take_pdu(self, body: memoryview) -> None:
@@ -159,8 +160,10 @@ class Transfer:
     def _take_fragment(self, context_id: int, header: int, fragment: memoryview) -> None:
         if self._context_id and context_id != self._context_id:
             raise ProtocolError("expected the rest of a message, found a fragment of another context")
+        if context_id not in self._contexts:
+            raise ProtocolError("expected a presentation context that was accepted")
         if self._foreign is not None:
-            self._keep_foreign(context_id, header, fragment)
+            self._take_foreign(self._foreign, header, fragment)
         elif header & 1:
             self._take_command(context_id, header, fragment)
         elif self._command is None:
@@ -179,18 +182,16 @@ class Transfer:
             self._begin(Command.parse(self._command_set))
 
     def _begin(self, command: Command) -> None:
-        context = self._contexts.get(self._context_id)
-        if context is None:
-            raise ProtocolError("expected a presentation context that was accepted", UNEXPECTED_PDU)
         has_dataset = command.dataset_type != NO_DATASET
         if command.field == C_ECHO_RQ and not has_dataset:
             self._answer(command, Refusal(status.SUCCESS, ""))
         elif command.field == C_STORE_RQ:
             self._command = command
-            self._begin_store(command, context, has_dataset=has_dataset)
+            self._begin_store(command, self._contexts[self._context_id], has_dataset=has_dataset)
+        elif has_dataset:
+            self._foreign = bytearray()
         else:
-            self._foreign = []
-            self._keep_foreign(self._context_id, 0x03, memoryview(self._command_set), more=has_dataset)
+            self._pass_on([])
 
     def _begin_store(self, command: Command, context: Context, *, has_dataset: bool) -> None:
         sop_class_uid, sop_instance_uid = uid_text(command.sop_class_uid), uid_text(command.sop_instance_uid)
@@ -241,19 +242,21 @@ class Transfer:
         )
         self.send(struct.pack(">BxIIBB", P_DATA_TF, len(response) + 6, len(response) + 2, context_id, 0x03) + response)
 
-    def _keep_foreign(self, context_id: int, header: int, fragment: memoryview, *, more: bool | None = None) -> None:
-        assert self._foreign is not None  # noqa: S101 - the caller has looked
-        self._foreign_size += len(fragment)
-        if self._foreign_size > _MAX_FOREIGN:
-            raise ProtocolError(f"expected a request of at most {_MAX_FOREIGN} bytes")
-        self._foreign.append(bytes([header]) + bytes(fragment))
-        complete = not more if more is not None else header & 3 == 2
-        if complete:
-            fragments, self._foreign = self._foreign, None
-            self._foreign_size = 0
-            self._context_id = 0
-            self._command_set.clear()
-            self._store.foreign(context_id, fragments)
+    def _take_foreign(self, dataset: bytearray, header: int, fragment: memoryview) -> None:
+        if header & 1:
+            raise ProtocolError("expected a dataset, found a command")
+        if len(dataset) + len(fragment) > _MAX_FOREIGN:
+            raise ProtocolError(f"expected a dataset of at most {_MAX_FOREIGN} bytes")
+        dataset += fragment
+        if header & 2:
+            self._foreign = None
+            self._pass_on([b"\x02" + dataset])
+
+    def _pass_on(self, dataset: list[bytes]) -> None:
+        context_id, self._context_id = self._context_id, 0
+        command_set = b"\x03" + self._command_set
+        self._command_set.clear()
+        self._store.foreign(context_id, [command_set, *dataset])
 
     def _send_abort(self, reason: int) -> None:
         # Source 2, service provider, with a reason; source 0, service user, without one (PS3.8 9.3.8).

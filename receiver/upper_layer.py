@@ -63,12 +63,11 @@ class _Provider(DULServiceProvider):
             if _complaints.ready(("protocol", peer)):
                 log.warning("connection ended: the peer broke the protocol", peer=peer, reason=error)
         finally:
-            if isinstance(self.assoc, StorageAssociation):
-                if self.assoc.taken_over:
-                    return  # noqa: B012 - ended by us, on purpose
-                self.assoc.disconnect()
-            # For whoever waits in receive_pdu: it reads this as its timeout.
-            self.to_user_queue.put(None)  # type: ignore[arg-type]
+            association: Any = self.assoc
+            if not association.taken_over:
+                association.disconnect()
+                # For whoever waits in receive_pdu: it reads this as its timeout.
+                self.to_user_queue.put(cast(Any, None))
 
 
 class StorageAssociation(Association):
