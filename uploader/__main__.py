@@ -4,8 +4,10 @@ Exit status: 0 after a stop by SIGTERM or SIGINT, 1 if the spool or the ledger c
 broken configuration.
 """
 
+import contextlib
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -34,12 +36,20 @@ def main(argv: list[str]) -> int:
     """Run the uploader until it is told to stop."""
     config = load_or_exit(argv, prog="uploader", files_of=("destination",))
     os.umask(0o077)
+    raise_descriptor_limit()
     logs.setup(config.logging, "uploader")
     try:
         return _Uploader(config).run()
     except StowgateError as error:
         log.error("cannot start", reason=str(error))
         return 1
+
+
+def raise_descriptor_limit() -> None:
+    """Allow as many open files as this process may have at all: each instance of each request under way is one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class _Uploader:

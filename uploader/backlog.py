@@ -33,7 +33,6 @@ class Entry:
         limit: at most so many instances may be in a request with it; None: no limit.
         troubles: how often a request with it met trouble of the destination.
         failed_alone_at: when it last met trouble alone in a request; None: never.
-        suspicion: how much speaks for it being what brings trouble about; see uploader.blame.
         again: something happened to a file of its name while it was in hand.
     """
 
@@ -46,7 +45,6 @@ class Entry:
     limit: int | None = None
     troubles: int = 0
     failed_alone_at: float | None = None
-    suspicion: float = 0.0
     again: bool = False
 
 

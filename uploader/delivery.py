@@ -1,47 +1,31 @@
 """One delivery: claim the files, send them, settle each by its verdict.
 
 It knows nothing of the pool and of when it is called. What it returns is a `Report`: the fate of every file it
-was given, and the trouble of the destination if there was one. The step numbers (U1 to U8) are those of
-docs/design.md; the ledger is always written before a file leaves incoming/.
+was given, and the trouble of the destination if there was one. The step numbers (U1 to U3, those after them in
+uploader.settling) are those of docs/design.md.
 
 Nothing about one file is fatal. A `LedgerError` while files are taken in hand is raised: without the ledger no
 file is begun; one that is already proven stored is deleted all the same, and its row is written later.
 """
 
-import random
-import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from enum import Enum
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Protocol
 
 from common import logs
 from common.errors import LedgerError
 from common.ledger import Ledger
-from common.records import Cause, Outcome
-from common.spool import Claim, Spool
+from common.records import Cause
+from common.spool import Spool
 from uploader.multipart import Aborted, Part, PartError
-from uploader.quarantining import Quarantining
+from uploader.settling import Backoff, Fate, Report, Settling
 from uploader.taking import Rejection, Taken, Taking
 from uploader.verdict import Answer, Kind, Split, Trouble, Verdict, judge
 
 __all__ = ["Aborted", "Backoff", "Client", "Delivery", "Fate", "Report", "Request"]
 
 log = logs.get(__name__)
-
-
-class Fate(Enum):
-    """What became of a file in one delivery."""
-
-    SETTLED = "settled"
-    """Sent and deleted, quarantined, or gone: nothing is left to do."""
-    LATER = "later"
-    """It is owed, and due again after `Report.delays`."""
-    UNSETTLED = "unsettled"
-    """It may still be written to: look again when it is closed or has not changed for a while."""
-    BUSY = "busy"
-    """Another process holds it."""
 
 
 class Client(Protocol):
@@ -57,41 +41,6 @@ class Request:
 
     name: str
     settled: bool
-
-
-@dataclass(slots=True)
-class Report:
-    """What a delivery came to.
-
-    Attributes:
-        fates: one for each file that was given.
-        delays: seconds until a file is due again, for those that are not due at once.
-        answered: the destination judged at least one instance, so it is there.
-        sent: how many instances it confirmed.
-        trouble: of the destination; the files of that request and those after it are `LATER`.
-        accused: the files of the request that met the trouble.
-    """
-
-    fates: dict[str, Fate] = field(default_factory=dict)
-    delays: dict[str, float] = field(default_factory=dict)
-    answered: bool = False
-    sent: int = 0
-    trouble: Trouble | None = None
-    accused: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """How long an instance waits for its next attempt, and how many it gets. Seconds."""
-
-    initial: float
-    maximum: float
-    max_attempts: int
-
-    def delay(self, attempts: int) -> float:
-        """The wait after so many attempts: exponential, with jitter between half and all of it."""
-        whole = min(self.maximum, self.initial * 2.0 ** min(attempts - 1, 60))
-        return whole * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries, guards nothing
 
 
 class Delivery:
@@ -113,14 +62,10 @@ class Delivery:
         backoff: Backoff,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._ledger = ledger
         self._client = client
         self._backoff = backoff
-        self._now = now
-        self._quarantining = Quarantining(spool, ledger, now)
         self._taking = Taking(spool, ledger)
-        self._unrecorded: list[Outcome] = []
-        self._unrecorded_lock = threading.Lock()
+        self._settling = Settling(spool, ledger, backoff, now)
 
     def deliver(self, requests: Sequence[Request], *, tries: int = 3) -> Report:
         """Claim, send and settle the files that can be had.
@@ -157,20 +102,12 @@ class Delivery:
                 verdict = Verdict(
                     Kind.TEMPORARY, Cause.GAVE_UP, f"{trouble.detail}, for this instance only: others pass"
                 )
-                self._settle([(one, verdict)], Answer(status=trouble.http_status), taken, report)
+                self._settling.settle([(one, verdict)], Answer(status=trouble.http_status), taken, report)
         return report
 
     def record_late(self) -> None:
         """Write the rows of files that were deleted while the ledger could not be written."""
-        with self._unrecorded_lock:
-            if not self._unrecorded:
-                return
-            try:
-                self._ledger.sent(self._unrecorded)
-            except LedgerError:
-                return
-            log.info("ledger caught up", instances=len(self._unrecorded))
-            self._unrecorded.clear()
+        self._settling.record_late()
 
     # U1
 
@@ -186,18 +123,12 @@ class Delivery:
             return
         if found.rejection is not None:
             try:
-                self._reject(request.name, found.rejection, report)
+                self._settling.reject(request.name, found.rejection, report)
             finally:
                 if found.claim is not None:
                     found.claim.close()
             return
         report.fates[request.name] = Fate.BUSY if found.busy else Fate.SETTLED if found.gone else Fate.UNSETTLED
-
-    def _reject(self, name: str, rejection: Rejection, report: Report) -> None:
-        done = self._quarantining.reject(name, rejection)
-        report.fates[name] = Fate.SETTLED if done else Fate.LATER
-        if not done:
-            report.delays[name] = self._backoff.maximum
 
     # U2, U3
 
@@ -227,7 +158,9 @@ class Delivery:
                 report.answered = True
                 judged = [one for one in batch if one.sop_instance_uid in judgement]
                 unjudged = [one for one in batch if one.sop_instance_uid not in judgement]
-                self._settle([(one, judgement[one.sop_instance_uid]) for one in judged], answer, batch, report)
+                report.judged.update(one.claim.name for one in judged)
+                verdicts = [(one, judgement[one.sop_instance_uid]) for one in judged]
+                self._settling.settle(verdicts, answer, batch, report)
                 pending += [unjudged] if unjudged else []
 
     def _without(self, batch: list[Taken], error: PartError, report: Report) -> list[Taken]:
@@ -236,94 +169,9 @@ class Delivery:
         report.fates[name] = Fate.UNSETTLED  # it changed: to be looked at anew
         if isinstance(error.__cause__, OSError):
             detail = f"expected a readable file, found: {error.__cause__.strerror}"
-            self._reject(name, Rejection(Cause.UNREADABLE, detail, error.part.size_bytes), report)
+            try:
+                self._settling.reject(name, Rejection(Cause.UNREADABLE, detail, error.part.size_bytes), report)
+            except LedgerError as ledger_error:
+                log.error("not quarantined yet", file=logs.file_label(name), error=str(ledger_error))
+                report.later(name, self._backoff.maximum)
         return [one for one in batch if one.claim.name != name]
-
-    # U4 to U8
-
-    def _settle(
-        self, verdicts: list[tuple[Taken, Verdict]], answer: Answer, batch: Sequence[Taken], report: Report
-    ) -> None:
-        sent = [(one, verdict) for one, verdict in verdicts if verdict.kind is Kind.SENT]
-        self._settle_sent(sent, answer, report)
-        retried: list[tuple[Taken, Outcome, float]] = []
-        for one, verdict in verdicts:
-            if verdict.kind is Kind.SENT:
-                continue
-            attempts = one.attempts + 1
-            if verdict.kind is Kind.PERMANENT or attempts >= self._backoff.max_attempts:
-                done = self._quarantining.refuse(one, verdict, answer, [other.claim for other in batch])
-                report.fates[one.claim.name] = Fate.SETTLED if done else Fate.LATER
-                if not done:
-                    report.delays[one.claim.name] = self._backoff.maximum
-                continue
-            delay = self._backoff.delay(attempts)
-            due = self._now() + timedelta(seconds=delay)
-            retried.append((one, Outcome(one.claim.name, answer.status, verdict.cause, verdict.detail, due), delay))
-        self._settle_retried(retried, report)
-
-    def _settle_sent(self, sent: list[tuple[Taken, Verdict]], answer: Answer, report: Report) -> None:
-        intact: list[tuple[Claim, Outcome]] = []
-        for one, verdict in sent:
-            # What was confirmed is not what lies there now: it is owed, and sent again.
-            if not one.claim.unchanged():
-                report.fates[one.claim.name] = Fate.UNSETTLED
-                log.info("changed while it was sent, to be sent again", file=logs.file_label(one.claim.name))
-                continue
-            intact.append((one.claim, Outcome(one.claim.name, answer.status, verdict.cause, verdict.detail)))
-        if not intact:
-            return
-        outcomes = [outcome for _, outcome in intact]
-        uids = {one.claim.name: one.sop_instance_uid for one, _ in sent}
-        try:
-            self._ledger.sent(outcomes)
-        except LedgerError as error:
-            # The destination has them, and deleting may be what frees the disk that the ledger needs.
-            log.error("sent, but not recorded yet", instances=len(outcomes), error=str(error))
-            with self._unrecorded_lock:
-                self._unrecorded += outcomes
-        for claim, outcome in intact:
-            report.sent += 1
-            self._delete(claim, report)
-            fields = {"cause": outcome.cause.value} if outcome.cause else {}
-            log.info(
-                "sent",
-                file=logs.file_label(claim.name),
-                sop_instance_uid=uids[claim.name],
-                size_bytes=claim.size_bytes,
-                outcome=outcome.detail,
-                **fields,
-            )
-
-    def _delete(self, claim: Claim, report: Report) -> None:
-        """Delete a file that is recorded as sent, unless it was changed in the meantime (U5)."""
-        if not claim.unchanged():
-            report.fates[claim.name] = Fate.UNSETTLED
-            return
-        try:
-            claim.delete()
-        except OSError as error:
-            log.error("sent, but it cannot be deleted", file=logs.file_label(claim.name), error=error.strerror)
-            report.fates[claim.name] = Fate.LATER
-            report.delays[claim.name] = self._backoff.maximum
-        else:
-            report.fates[claim.name] = Fate.SETTLED
-
-    def _settle_retried(self, retried: list[tuple[Taken, Outcome, float]], report: Report) -> None:
-        if not retried:
-            return
-        try:
-            self._ledger.retried([outcome for _, outcome, _ in retried])
-        except LedgerError as error:
-            log.error("attempts not recorded", instances=len(retried), error=str(error))
-        for one, outcome, delay in retried:
-            report.fates[one.claim.name] = Fate.LATER
-            report.delays[one.claim.name] = delay
-            log.warning(
-                "not accepted, to be tried again",
-                file=logs.file_label(one.claim.name),
-                sop_instance_uid=one.sop_instance_uid,
-                outcome=outcome.detail,
-                attempts=one.attempts + 1,
-                next_seconds=round(delay, 1),
-            )

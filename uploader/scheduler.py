@@ -189,7 +189,9 @@ class Scheduler:
             return
         probe: Entry | None = None
         if destination.may_probe(now):
-            probe = self._backlog.take_probe(avoid=destination.doubted)
+            # Before one of the accused is asked again, what is still under way may tell of the others.
+            if not self._under_way or self._backlog.others_ready(destination.doubted):
+                probe = self._backlog.take_probe(avoid=destination.doubted)
         elif destination.may_probe_fresh():
             probe = self._backlog.take_probe(fresh=True)
         if probe is not None:
@@ -229,13 +231,16 @@ class Scheduler:
         charged: list[Accused] = []
         if report.answered:
             was_open = self._destination.may_send()
-            passed = frozenset(name for name in finished.names if name not in report.accused)
-            if (accused := self._blame.answered(passed, now, probe=finished.probe)) is not None:
+            accused = self._blame.answered(frozenset(report.judged), now, probe=finished.probe)
+            if accused is not None:
                 charged.append(accused)
             if not was_open and self._destination.may_send():
                 log.info("destination answers again", waiting=len(self._backlog))
         if report.trouble is not None:
-            if self._blame.troubled(report.trouble, report.accused, finished.begun, now, probe=finished.probe):
+            under_way = self._under_way > 0
+            if self._blame.troubled(
+                report.trouble, report.accused, finished.begun, now, probe=finished.probe, under_way=under_way
+            ):
                 charged.append(Accused(report.accused, report.trouble))
             self._complain_of_pause(report.trouble, now)
         elif finished.probe and not report.answered:

@@ -2,10 +2,11 @@
 
 import errno
 import fcntl
+import signal
 from dataclasses import dataclass
 
 from common import logs
-from common.errors import InstanceError, NotDicomError, TruncatedError
+from common.errors import InstanceError
 from common.instance import Instance, read_part10
 from common.ledger import Ledger
 from common.records import Cause, Event, Row, State
@@ -71,18 +72,12 @@ class Taking:
             detail = "expected a regular file, found a symbolic link, FIFO, socket or device"
             return NotTaken(rejection=Rejection(Cause.NOT_A_FILE, detail, 0))
         except OSError as error:
-            return self._cannot_open(error)
+            return _unreadable(error)
         try:
             return self._examine(claim, settled=settled)
         except BaseException:
             claim.close()
             raise
-
-    def _cannot_open(self, error: OSError) -> NotTaken:
-        if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
-            return NotTaken(busy=True)
-        detail = f"expected a readable file, found: {error.strerror}"
-        return NotTaken(rejection=Rejection(Cause.UNREADABLE, detail, 0))
 
     def _examine(self, claim: Claim, *, settled: bool) -> Taken | NotTaken:
         if settled:
@@ -97,17 +92,14 @@ class Taking:
         """Read a file and make sure that the ledger has as owed what is in it."""
         try:
             instance = self._read(claim)
-        except (TruncatedError, NotDicomError) as error:
+        except InstanceError as error:
             # Quiet for long, and yet somebody has it open for writing: a slow writer, not a bad file.
             if _open_for_writing(claim):
                 claim.close()
                 return NotTaken()
-            return self._rejected(claim, error)
-        except InstanceError as error:
-            return self._rejected(claim, error)
+            return NotTaken(rejection=Rejection(Cause(error.cause), str(error), claim.size_bytes), claim=claim)
         except OSError as error:
-            detail = f"expected a readable file, found: {error.strerror}"
-            return NotTaken(rejection=Rejection(Cause.UNREADABLE, detail, claim.size_bytes), claim=claim)
+            return _unreadable(error, claim)
         event = self._ledger.adopt(claim.name, instance, claim.size_bytes)
         if event is not None:
             log.info(
@@ -118,15 +110,24 @@ class Taking:
             )
         if event is Event.RELEASED:
             self._spool.quarantine.drop_reason(claim.name)
-        row = self._ledger.rows([claim.name])[claim.name]
+        row = self._ledger.rows([claim.name]).get(claim.name)
+        if row is None:  # the ledger was lost this very moment; the file is owed all the same
+            return Taken(claim, instance.sop_instance_uid, 0, "")
         return Taken(claim, instance.sop_instance_uid, row.attempts, row.received_at)
 
     def _read(self, claim: Claim) -> Instance:
         with claim.reader() as reader:
             return read_part10(reader, claim.size_bytes)
 
-    def _rejected(self, claim: Claim, error: InstanceError) -> NotTaken:
-        return NotTaken(rejection=Rejection(Cause(error.cause), str(error), claim.size_bytes), claim=claim)
+
+def _unreadable(error: OSError, claim: Claim | None = None) -> NotTaken:
+    if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
+        # This process is short of something: no fault of the file.
+        if claim is not None:
+            claim.close()
+        return NotTaken(busy=True)
+    detail = f"expected a readable file, found: {error.strerror}"
+    return NotTaken(rejection=Rejection(Cause.UNREADABLE, detail, claim.size_bytes if claim else 0), claim=claim)
 
 
 def _is_owed(row: Row, claim: Claim) -> bool:
@@ -136,6 +137,9 @@ def _is_owed(row: Row, claim: Claim) -> bool:
 def _open_for_writing(claim: Claim) -> bool:
     """Tell whether anybody has the file open for writing: the kernel grants no read lease on such a file."""
     try:
+        # Whoever opens it for writing before the lease is given back breaks it, and the kernel tells us by a signal:
+        # not by SIGIO, which would end the process, but by one that is ignored by default.
+        fcntl.fcntl(claim.fd, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(claim.fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(claim.fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError as error:

@@ -1,0 +1,371 @@
+"""The scan that brings folders, backlog and ledger together: what it brings in, what it calls removed, and what not."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from uploader_fakes import Gateway
+
+from common.errors import LedgerError
+from common.ledger import Ledger
+from common.records import Cause, Event, Outcome, State
+from common.spool import Found, Spool
+from support.samples import make_instance
+from uploader.delivery import Request
+from uploader.reconciling import Reconciling
+from uploader.verdict import Answer
+
+NAME = "0.dcm"
+NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
+QUIET = 30.0
+LONGEST = 300.0
+
+
+@pytest.fixture
+def scanning(gateway: Gateway) -> Reconciling:
+    """A scan by a clock that stands still, with long times."""
+    return Reconciling(
+        gateway.spool,
+        gateway.ledger,
+        gateway.backlog,
+        backoff_max=LONGEST,
+        empty_folder_seconds=QUIET,
+        now=lambda: NOW,
+    )
+
+
+def quarantine(gateway: Gateway, count: int = 1) -> list[str]:
+    """Drop instances and have them refused; their UIDs."""
+    uids = gateway.drop(count)
+    gateway.archive.poison.update({uid: Answer(status=400, excerpt="no") for uid in uids})
+    gateway.delivery.deliver([Request(name, settled=True) for name in sorted(gateway.incoming())])
+    assert len(gateway.quarantined()) == count
+    return uids
+
+
+def places(gateway: Gateway) -> set[str]:
+    return set(gateway.backlog.names())
+
+
+# What the backlog gets
+
+
+def test_a_scan_brings_in_every_file(gateway: Gateway, scanning: Reconciling) -> None:
+    """Everything in incoming/ is in the backlog after a scan, whatever its row says or whether it has one."""
+    gateway.receive(2)
+    gateway.drop(2)
+    make_instance(gateway.spool.incoming / "folder" / "deep" / "x.dcm")
+    gateway.ledger.adopt("1.dcm", None, 5)
+    gateway.ledger.sent([Outcome("1.dcm", 200)])
+    scanning.scan(0.0)
+    assert places(gateway) == gateway.incoming()
+    assert len(places(gateway)) == 5
+    assert gateway.backlog.ready == 2, "what receivers put there is due at once"
+
+
+def test_a_scan_drops_what_is_gone(gateway: Gateway, scanning: Reconciling) -> None:
+    """A file that is gone at the next scan leaves the backlog."""
+    gateway.drop(2)
+    scanning.scan(0.0)
+    (gateway.spool.incoming / NAME).unlink()
+    scanning.scan(1.0)
+    assert places(gateway) == {"1.dcm"}
+
+
+def test_names_that_are_not_ours_are_left_out(gateway: Gateway, scanning: Reconciling) -> None:
+    """Hidden names and *.part are not in the backlog."""
+    for name in (".hidden.dcm", "copying.part", ".folder/x.dcm"):
+        make_instance(gateway.spool.incoming / name)
+    scanning.scan(0.0)
+    assert not places(gateway)
+
+
+def test_a_folder_that_appears_is_looked_into(gateway: Gateway, scanning: Reconciling) -> None:
+    """scan_folder takes note of the files in one folder, at every depth, and of no other."""
+    gateway.drop(1)
+    make_instance(gateway.spool.incoming / "study" / "a.dcm")
+    make_instance(gateway.spool.incoming / "study" / "series" / "b.dcm")
+    scanning.scan_folder("study", 0.0)
+    assert places(gateway) == {"study/a.dcm", "study/series/b.dcm"}
+
+
+@pytest.mark.parametrize("name", ["nothing", NAME, ".hidden", "link"])
+def test_what_is_no_folder_of_ours_is_not_looked_into(gateway: Gateway, scanning: Reconciling, name: str) -> None:
+    """A folder that is gone again, a file, a hidden folder or a link to a folder gives nothing and raises nothing."""
+    gateway.drop(1)
+    make_instance(gateway.spool.incoming / ".hidden" / "x.dcm")
+    make_instance(gateway.folder / "elsewhere" / "x.dcm")
+    (gateway.spool.incoming / "link").symlink_to(gateway.folder / "elsewhere")
+    scanning.scan_folder(name, 0.0)
+    assert not places(gateway)
+
+
+# Due times
+
+
+@pytest.mark.parametrize(
+    ("due", "waits"),
+    [
+        (NOW + timedelta(seconds=100), 100.0),
+        (NOW + timedelta(seconds=LONGEST), LONGEST),
+        (NOW + timedelta(seconds=LONGEST + 1), None),
+        (NOW + timedelta(days=3650), None),
+        (NOW - timedelta(seconds=1), None),
+        (NOW, None),
+        (None, None),
+    ],
+    ids=["soon", "at most", "too far", "in ten years", "past", "now", "none"],
+)
+def test_due_times_of_the_ledger(
+    gateway: Gateway, scanning: Reconciling, due: datetime | None, waits: float | None
+) -> None:
+    """A due time is kept, but one further off than backoff_max_seconds is of a wrong clock and counts as now."""
+    gateway.receive(1)
+    (name,) = gateway.incoming()
+    gateway.ledger.retried([Outcome(name, next_attempt_at=due)])
+    scanning.scan(1000.0)
+    if waits is None:
+        assert gateway.backlog.ready == 1
+    else:
+        assert gateway.backlog.ready == 0
+        assert gateway.backlog.next_due() == 1000.0 + waits
+
+
+@pytest.mark.parametrize("text", ["", "tomorrow", "2026-11-24T09:01:00", "99999-01-01T00:00:00Z"])
+def test_a_due_time_that_cannot_be_read_counts_as_now(gateway: Gateway, scanning: Reconciling, text: str) -> None:
+    """Whatever a person wrote into the ledger holds up no file."""
+    gateway.receive(1)
+    with gateway.ledger._database.transaction() as connection:
+        connection.execute("UPDATE instances SET next_attempt_at = ?", (text,))
+    scanning.scan(0.0)
+    assert gateway.backlog.ready == 1
+
+
+# Rows whose files are gone
+
+
+def test_a_file_that_a_person_took_is_removed(gateway: Gateway, scanning: Reconciling, lines: Any) -> None:
+    """A row that says incoming without a file becomes removed, once, and is said."""
+    (uid,) = gateway.receive(1)
+    (name,) = gateway.incoming()
+    (gateway.spool.incoming / name).unlink()
+    for _ in range(2):
+        scanning.scan(0.0)
+    assert gateway.rows()[uid].state is State.REMOVED
+    assert [event.event for event in gateway.ledger.events(name)] == [Event.RECEIVED, Event.REMOVED]
+    assert lines("taken away by somebody else") == [{"folder": "incoming", "files": 1}]
+
+
+def test_a_quarantined_file_that_a_person_took_is_removed(gateway: Gateway, scanning: Reconciling, lines: Any) -> None:
+    """A row that says quarantine without a file anywhere becomes removed; its cause stays."""
+    (uid,) = quarantine(gateway)
+    (gateway.spool.quarantine.path / NAME).unlink()
+    scanning.scan(0.0)
+    assert (gateway.rows()[uid].state, gateway.rows()[uid].cause) == (State.REMOVED, Cause.REFUSED)
+    assert lines("taken away by somebody else") == [{"folder": "quarantine", "files": 1}]
+
+
+def test_a_released_file_is_not_removed(gateway: Gateway, scanning: Reconciling) -> None:
+    """A file that was moved back to incoming/ keeps its row until it is adopted again."""
+    (uid,) = quarantine(gateway)
+    os.rename(gateway.spool.quarantine.path / NAME, gateway.spool.incoming / NAME)
+    scanning.scan(0.0)
+    assert gateway.rows()[uid].state is State.QUARANTINE
+    assert places(gateway) == {NAME}
+
+
+def test_a_row_that_moves_on_during_the_scan_is_left(
+    gateway: Gateway, scanning: Reconciling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is sent and deleted between the look at the rows and the look at the folder is sent, not removed."""
+    (uid,) = gateway.receive(1)
+    (name,) = gateway.incoming()
+    real = Spool.scan
+
+    def scan(spool: Spool, below: str = "") -> Iterator[Found]:
+        gateway.ledger.sent([Outcome(name, 200)])
+        (gateway.spool.incoming / name).unlink(missing_ok=True)
+        return real(spool, below)
+
+    monkeypatch.setattr(Spool, "scan", scan)
+    scanning.scan(0.0)
+    assert gateway.rows()[uid].state is State.SENT
+
+
+def test_a_file_that_the_listing_missed_is_not_removed(
+    gateway: Gateway, scanning: Reconciling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that a listing does not show, though it is there, keeps its row."""
+    (uid,) = gateway.receive(1)
+    monkeypatch.setattr(Spool, "scan", lambda _spool, _below="": iter(()))
+    scanning.scan(0.0)
+    assert gateway.rows()[uid].state is State.INCOMING
+
+
+def test_a_disk_that_fails_says_nothing_about_a_file(
+    gateway: Gateway, scanning: Reconciling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file whose name cannot be looked up for an I/O error is not called removed."""
+    (uid,) = gateway.receive(1)
+    (name,) = gateway.incoming()
+    real = os.lstat
+
+    def lstat(path: Any, **settings: Any) -> os.stat_result:
+        if str(path).endswith(name):
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path, **settings)
+
+    monkeypatch.setattr(Spool, "scan", lambda _spool, _below="": iter(()))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "lstat", lstat)
+        scanning.scan(0.0)
+    assert gateway.rows()[uid].state is State.INCOMING
+
+
+def test_a_name_that_is_no_utf8_is_found_again(gateway: Gateway, scanning: Reconciling) -> None:
+    """A file whose name is no UTF-8 is neither lost nor called removed."""
+    make_instance(gateway.folder / "x.dcm")
+    name = os.fsdecode(b"M\xfcller.dcm")
+    os.rename(gateway.folder / "x.dcm", gateway.spool.incoming / name)
+    gateway.ledger.adopt(name, None, 5)
+    for _ in range(2):
+        scanning.scan(0.0)
+    assert places(gateway) == {name}
+    assert [row.state for row in gateway.ledger.latest(10)] == [State.INCOMING]
+
+
+@pytest.mark.parametrize("folder", ["incoming", "quarantine"])
+def test_a_folder_that_is_missing_proves_nothing(gateway: Gateway, scanning: Reconciling, folder: str) -> None:
+    """Without incoming/ or quarantine/ the scan raises OSError, and no row is called removed."""
+    quarantine(gateway)
+    gateway.receive(2)
+    before = gateway.counts()
+    os.rename(gateway.spool.directory / folder, gateway.spool.directory / "away")
+    with pytest.raises(OSError, match="No such file"):
+        scanning.scan(0.0)
+    assert gateway.counts() == before
+    os.rename(gateway.spool.directory / "away", gateway.spool.directory / folder)
+    scanning.scan(1.0)
+    assert gateway.counts() == before
+
+
+def test_a_folder_that_is_missing_drops_nothing_from_the_backlog(gateway: Gateway, scanning: Reconciling) -> None:
+    """What is known to be owed stays known while incoming/ cannot be read."""
+    gateway.receive(2)
+    scanning.scan(0.0)
+    os.rename(gateway.spool.incoming, gateway.spool.directory / "away")
+    with pytest.raises(OSError, match="No such file"):
+        scanning.scan(1.0)
+    assert len(places(gateway)) == 2
+
+
+# Files without rows
+
+
+def test_a_lost_ledger_is_rebuilt_from_quarantine(gateway: Gateway, scanning: Reconciling) -> None:
+    """Files in quarantine/ get their rows again, with what their sidecars know."""
+    uids = quarantine(gateway, 2)
+    before = {uid: gateway.rows()[uid] for uid in uids}
+    for path in gateway.spool.directory.glob("ledger.db*"):
+        path.unlink()
+    scanning.scan(0.0)
+    rows = gateway.rows()
+    for uid in uids:
+        assert (rows[uid].state, rows[uid].cause, rows[uid].http_status) == (State.QUARANTINE, Cause.REFUSED, 400)
+        assert rows[uid].study_instance_uid == before[uid].study_instance_uid
+        assert rows[uid].size_bytes == before[uid].size_bytes
+    assert gateway.counts() == {State.QUARANTINE: 2}
+
+
+def test_a_file_that_a_person_put_into_quarantine_gets_a_row(gateway: Gateway, scanning: Reconciling) -> None:
+    """A file without a sidecar gets a row too; a second scan adds nothing."""
+    make_instance(gateway.spool.quarantine.path / "odd.dcm")
+    for _ in range(2):
+        scanning.scan(0.0)
+    (row,) = gateway.ledger.latest(10)
+    assert (row.file_name, row.state, row.cause) == ("odd.dcm", State.QUARANTINE, Cause.NONE)
+    assert len(gateway.ledger.events("odd.dcm")) == 2
+
+
+def test_a_file_in_both_folders_is_owed(gateway: Gateway, scanning: Reconciling) -> None:
+    """A copy in quarantine/ does not make the row of the file in incoming/ say quarantine."""
+    (uid,) = gateway.receive(1)
+    (name,) = gateway.incoming()
+    shutil.copy(gateway.spool.incoming / name, gateway.spool.quarantine.path / name)
+    scanning.scan(0.0)
+    assert gateway.rows()[uid].state is State.INCOMING
+
+
+# A ledger that fails
+
+
+def test_without_the_ledger_the_backlog_gets_what_is_there(
+    gateway: Gateway, scanning: Reconciling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ledger that cannot be read is raised, and the files are known all the same."""
+    gateway.receive(2)
+
+    def fail(*_arguments: Any) -> None:
+        raise LedgerError("the ledger cannot be used now")
+
+    monkeypatch.setattr(Ledger, "due_times", fail)
+    with pytest.raises(LedgerError):
+        scanning.scan(0.0)
+    assert len(places(gateway)) == 2
+
+
+# Empty folders
+
+
+def folders(gateway: Gateway) -> set[str]:
+    return {str(path.relative_to(gateway.spool.incoming)) for path in gateway.spool.incoming.rglob("*")}
+
+
+def test_an_empty_folder_is_removed_after_a_quiet_time(gateway: Gateway, scanning: Reconciling) -> None:
+    """A folder that has been empty for empty_folder_seconds goes; its parent, empty only then, waits as long again."""
+    (gateway.spool.incoming / "study" / "series").mkdir(parents=True)
+    seen = []
+    for seconds in (0.0, QUIET - 1, QUIET, QUIET + 1, 2 * QUIET, 2 * QUIET + 1):
+        scanning.scan(seconds)
+        seen.append(folders(gateway))
+    both, outer = {"study", "study/series"}, {"study"}
+    assert seen == [both, both, outer, outer, outer, set()]
+
+
+def test_a_folder_that_was_used_meanwhile_waits_again(gateway: Gateway, scanning: Reconciling) -> None:
+    """A folder in which something came and went between two scans is not yet quiet."""
+    folder = gateway.spool.incoming / "study"
+    folder.mkdir()
+    scanning.scan(0.0)
+    (folder / "x").touch()
+    (folder / "x").unlink()
+    os.utime(folder, ns=(1, 1))  # coarse clocks would not show it
+    scanning.scan(QUIET)
+    assert folders(gateway) == {"study"}
+    scanning.scan(2 * QUIET)
+    assert folders(gateway) == set()
+
+
+@pytest.mark.parametrize("content", ["x.dcm", ".hidden", "copying.part"])
+def test_a_folder_with_anything_in_it_stays(gateway: Gateway, scanning: Reconciling, content: str) -> None:
+    """A folder is empty when nothing at all is in it, hidden files included."""
+    folder = gateway.spool.incoming / "study"
+    folder.mkdir()
+    (folder / content).touch()
+    scanning.scan(0.0)
+    scanning.scan(QUIET)
+    assert "study" in folders(gateway)
+
+
+def test_a_hidden_folder_and_incoming_itself_stay(gateway: Gateway, scanning: Reconciling) -> None:
+    """incoming/ is never removed, and what is in a hidden folder is not ours."""
+    (gateway.spool.incoming / ".hidden" / "empty").mkdir(parents=True)
+    scanning.scan(0.0)
+    scanning.scan(QUIET)
+    assert folders(gateway) == {".hidden", ".hidden/empty"}
+    assert Path(gateway.spool.incoming).is_dir()
