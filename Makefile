@@ -6,14 +6,15 @@ STAMP := $(VENV)/.ready
 DEV_STAMP := $(VENV)/.ready-dev
 CONFIG ?= pipeline.ini
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export STOWGATE_CONFIG := $(CONFIG)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check format clean
+.PHONY: help demo run test check bench-receive format clean
 
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0) if sys.version_info >= (3, 11) else sys.exit("Stowgate needs Python 3.11 or newer; found %s. Name one with: make PYTHON=/path/to/python3.11" % sys.version.split()[0])'
@@ -41,6 +42,9 @@ check: $(DEV_STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
 	$(BIN)/lint-imports
+
+bench-receive: $(DEV_STAMP) ## the receiver beside Orthanc, DCMTK and pynetdicom, about 15 minutes (BENCH_ARGS=--help)
+	@$(BIN)/python -m bench.receive $(BENCH_ARGS)
 
 format: $(DEV_STAMP) ## let ruff format the code
 	$(BIN)/ruff format .

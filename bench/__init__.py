@@ -1,0 +1,1 @@
+"""Benchmarks: Stowgate beside its peers on one machine, in one run."""

@@ -1,0 +1,233 @@
+"""The rows of the table: what is measured, of whom, and what is aimed for."""
+
+import contextlib
+import itertools
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench import samples, scu, senders
+from bench.peers import (
+    BenchError,
+    Discard,
+    Orthanc,
+    Peer,
+    StockPynetdicom,
+    StoreScp,
+    StoreScpAlone,
+    StoreScpLongPdu,
+    Stowgate,
+)
+
+OURS = "stowgate"
+DISK = "disk"
+LIMIT = "limit"
+FRESH = "stowgate, 1,000th"
+LONG_PDU = "storescp-128k"
+PEERS: Mapping[str, type[Peer]] = {
+    OURS: Stowgate,
+    "orthanc": Orthanc,
+    "storescp": StoreScp,
+    LONG_PDU: StoreScpLongPdu,
+    "pynetdicom": StockPynetdicom,
+    "discard": Discard,
+}
+_WARMING = range(800_000_000, 800_000_010)
+
+
+@dataclass
+class Bench:
+    """What the measurements of a run share.
+
+    Attributes:
+        scratch: folder for everything.
+        peer_pdu: the longest PDU that Orthanc and storescp accept, bytes.
+        library: the sample files.
+    """
+
+    scratch: Path
+    peer_pdu: int
+    library: samples.Library = field(init=False)
+    _numbers: Iterator[int] = field(default_factory=itertools.count, init=False)
+
+    def __post_init__(self) -> None:
+        self.library = samples.Library(self.scratch / "samples")
+
+    def folder(self) -> Path:
+        """The name of a fresh folder."""
+        return self.scratch / f"run-{next(self._numbers)}"
+
+    @contextlib.contextmanager
+    def receiver(self, kind: type[Peer], *, nodelay: bool, processes: int = 1) -> Iterator[Peer]:
+        """A fresh receiver, warmed up by a few associations, with what others wrote before it on the disk."""
+        with kind(self.folder(), nodelay=nodelay, max_pdu=self.peer_pdu, processes=processes) as peer:
+            scu.short_associations(peer.port, samples.SMALL, _WARMING, contexts=1)
+            os.sync()
+            yield peer
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is aimed for: at least so many times a peer, or, without a peer, at most so much."""
+
+    against: str | None
+    bound: float
+
+
+Measure = Callable[[Bench, str, int], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of the table.
+
+    Attributes:
+        name: for the command line.
+        title: for people.
+        unit: of each value.
+        measure: one value of a peer, for a count.
+        count: instances, associations or megabytes of one measurement.
+        peers: in the order in which they take turns.
+        targets: what is aimed for.
+        share: the part of the count that a slow peer gets; 1 where it is not named.
+        by_default: whether it runs when no rows are named.
+    """
+
+    name: str
+    title: str
+    unit: str
+    measure: Measure
+    count: int
+    peers: tuple[str, ...]
+    targets: tuple[Target, ...]
+    share: Mapping[str, float] = field(default_factory=dict)
+    by_default: bool = True
+
+
+def _check(peer: Peer, expected: int) -> None:
+    found = peer.stored()
+    if found is not None and found != expected + len(_WARMING):
+        raise BenchError(f"expected {expected} stored instances, found {found - len(_WARMING)}")
+
+
+def _sent(kind: str, *, nodelay: bool, associations: int = 1, megabytes: bool = False) -> Measure:
+    """Instances (or megabytes) a second from dcmsend."""
+    sample = {"small": samples.SMALL, "ct": samples.CT, "large": samples.of_megabytes(100)}[kind]
+
+    def measure(bench: Bench, peer: str, count: int) -> float:
+        count = max(count, associations)
+        files = bench.library.files(kind, sample, count)
+        if peer == DISK:
+            os.sync()
+            return count / senders.write_durably(bench.folder(), files)
+        processes = 2 if associations > 1 and peer == OURS else 1
+        with bench.receiver(PEERS[peer], nodelay=nodelay, processes=processes) as receiver:
+            seconds = senders.dcmsend(receiver.port, files, bench.scratch, nodelay=nodelay, associations=associations)
+            _check(receiver, count)
+        return count * (sample.file_bytes / 1e6 if megabytes else 1) / seconds
+
+    return measure
+
+
+def _short(bench: Bench, peer: str, count: int) -> float:
+    """Associations a second, 128 proposed contexts and one small instance each."""
+    with bench.receiver(PEERS[peer], nodelay=True) as receiver:
+        seconds = scu.short_associations(receiver.port, samples.SMALL, range(1, count + 1), contexts=128)
+        _check(receiver, count)
+    return count / seconds
+
+
+def _memory(bench: Bench, peer: str, count: int) -> float:
+    """Peak memory while one instance of so many megabytes is taken."""
+    kind = StoreScpAlone if peer == "storescp" else PEERS[peer]
+    with bench.receiver(kind, nodelay=True) as receiver:
+        scu.large(receiver.port, samples.of_megabytes(count), 1)
+        _check(receiver, 1)
+        return receiver.peak_megabytes()
+
+
+class Growth:
+    """Receivers that have taken much and little, kept for all repetitions; they take windows by turns.
+
+    Args:
+        window: instances of one measurement.
+    """
+
+    def __init__(self, window: int) -> None:
+        self._window = window
+        self._stack = contextlib.ExitStack()
+        self._receivers: dict[str, Peer] = {}
+        self._next: dict[str, int] = {}
+
+    def __call__(self, bench: Bench, peer: str, count: int) -> float:
+        """Instances a second of a receiver that has taken `count` (FRESH: a hundredth of it) before the first."""
+        if peer not in self._receivers:
+            held = count // 100 if peer == FRESH else count
+            self._receivers[peer] = self._stack.enter_context(bench.receiver(Stowgate, nodelay=True))
+            scu.stream(self._receivers[peer].port, samples.SMALL, range(held))
+            self._next[peer] = held
+        first = self._next[peer]
+        self._next[peer] = first + self._window
+        os.sync()
+        seconds = scu.stream(self._receivers[peer].port, samples.SMALL, range(first, first + self._window))
+        return self._window / seconds
+
+    def close(self) -> None:
+        """Stop the receivers."""
+        self._stack.close()
+        self._receivers.clear()
+
+
+BOTH = (OURS, "orthanc", "storescp")
+WITH_LONG_PDU = (*BOTH, LONG_PDU)
+"""For large instances: what storescp could do is shown; the target is for what it does by default."""
+LIMITED = (*WITH_LONG_PDU, "discard", DISK)
+
+
+def _targets(orthanc: float, storescp: float, *more: Target) -> tuple[Target, ...]:
+    return (Target("orthanc", orthanc), Target("storescp", storescp), *more)
+
+
+_TENTH = {"orthanc": 0.1, "storescp": 0.1}
+_REACH = Target(LIMIT, 0.75)
+_PER_SECOND = "instances/s"
+
+ROWS = (
+    Row(
+        "small-nagle", "15 kB, ordinary sender", _PER_SECOND,
+        _sent("small", nodelay=False), 500, BOTH, _targets(30, 30), _TENTH,
+    ),
+    Row(
+        "ct-nagle", "CT, ordinary sender", _PER_SECOND,
+        _sent("ct", nodelay=False), 400, BOTH, _targets(10, 10), _TENTH,
+    ),
+    Row(
+        "ct-nodelay", "CT, TCP_NODELAY", _PER_SECOND,
+        _sent("ct", nodelay=True), 600, LIMITED, _targets(2, 0.6, _REACH),
+    ),
+    Row(
+        "small-nodelay", "15 kB, TCP_NODELAY", _PER_SECOND,
+        _sent("small", nodelay=True), 1500, LIMITED, _targets(1.2, 0.6, _REACH),
+    ),
+    Row(
+        "ct-4", "CT, 4 associations, 2 receiver processes", _PER_SECOND,
+        _sent("ct", nodelay=True, associations=4), 800, WITH_LONG_PDU, _targets(2, 0.65),
+    ),
+    Row(
+        "large", "100 MB instances", "MB/s",
+        _sent("large", nodelay=True, megabytes=True), 10, WITH_LONG_PDU, _targets(3, 2),
+    ),
+    Row(
+        "memory", "peak memory, one 2 GB instance (peers: 1 GB)", "MB",
+        _memory, 2000, BOTH, (Target(None, 96),), {"orthanc": 0.5, "storescp": 0.5},
+    ),
+    Row(
+        "short", "short associations, 128 contexts", "associations/s",
+        _short, 500, (*BOTH, "pynetdicom"), _targets(0.3, 0.3, Target("pynetdicom", 10)), {"pynetdicom": 0.1},
+    ),
+    Row(
+        "growth", "the 100,000th instance against the 1,000th", _PER_SECOND,
+        Growth(500), 100_000, (OURS, FRESH), (Target(FRESH, 0.9),), by_default=False,
+    ),
+)  # fmt: skip
