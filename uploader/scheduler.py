@@ -283,7 +283,7 @@ class Scheduler:
             self._begin((name,), lambda: self._delivery.charge(request, trouble))
 
     def _complain_of_pause(self, trouble: Trouble, now: float) -> None:
-        if self._destination.mode is Mode.PAUSED and self._complaints.ready(trouble.detail):
+        if not self._stopping and self._destination.mode is Mode.PAUSED and self._complaints.ready(trouble.detail):
             log.error(
                 "destination paused, nothing is lost",
                 reason=trouble.detail,
