@@ -211,6 +211,7 @@ def main(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     # pydicom warns of file names and values; a terminal that cannot show an arrow must not end us.
     warnings.filterwarnings("ignore", module="pydicom")
+    modality.configure()
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     report = Report(sys.stdout)

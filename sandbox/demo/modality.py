@@ -17,11 +17,14 @@ AE_TITLE = "DEMO-MODALITY"
 _CONNECT_SECONDS = 5
 _ANSWER_SECONDS = 20
 
-# The bytes of the file go out as they are; otherwise pynetdicom would read and write every data element anew.
-_config.STORE_SEND_CHUNKED_DATASET = True
-# What goes wrong is told by what we return.
-logging.getLogger("pynetdicom").addHandler(logging.NullHandler())
-logging.getLogger("pynetdicom").propagate = False
+
+def configure() -> None:
+    """Set pynetdicom's options, which are those of the whole process."""
+    # The bytes of the file go out as they are; otherwise pynetdicom would read and write every data element anew.
+    _config.STORE_SEND_CHUNKED_DATASET = True
+    # What goes wrong is told by what we return.
+    logging.getLogger("pynetdicom").addHandler(logging.NullHandler())
+    logging.getLogger("pynetdicom").propagate = False
 
 
 @dataclass(frozen=True)
