@@ -23,7 +23,7 @@ from common.instance import is_uid
 from receiver import status
 from receiver.command import C_ECHO_RQ, C_STORE_RQ, NO_DATASET, Command, echoed, encode_response, uid_text
 from receiver.contexts import is_storage
-from receiver.pdu import A_ABORT, A_RELEASE_RQ, P_DATA_TF, RELEASE_RP, PduReader, ProtocolError
+from receiver.pdu import A_RELEASE_RQ, P_DATA_TF, RELEASE_RP, PduReader, ProtocolError, encode_abort
 from receiver.status import Refusal
 
 _MAX_COMMAND = 64 * 1024  # bytes
@@ -121,7 +121,7 @@ class Transfer:
             if self._reception is not None:
                 self._reception.discard()
                 self._reception = None
-        self._wait_for_close()
+        wait_for_close(self._connection)
         return end
 
     def abort(self) -> None:
@@ -259,19 +259,19 @@ class Transfer:
         self._store.foreign(context_id, [command_set, *dataset])
 
     def _send_abort(self, reason: int) -> None:
-        # Source 2, service provider, with a reason; source 0, service user, without one (PS3.8 9.3.8).
         if not self._over:
             self._over = True
             with suppress(OSError):
-                self.send(struct.pack(">BxIxxBB", A_ABORT, 4, 2 if reason else 0, reason))
+                self.send(encode_abort(reason))
 
-    def _wait_for_close(self) -> None:
-        """Give the peer a moment to close first: with bytes left unread, our last word would be lost in a reset."""
-        deadline = time.monotonic() + _CLOSE_SECONDS
-        scratch = bytearray(64 * 1024)
-        with suppress(OSError):
-            # The plain socket's: SSLSocket.shutdown would take the TLS layer away.
-            socket.socket.shutdown(self._connection, socket.SHUT_WR)
-            self._connection.settimeout(_CLOSE_SECONDS)
-            while time.monotonic() < deadline and self._connection.recv_into(scratch):
-                pass
+
+def wait_for_close(connection: socket.socket) -> None:
+    """Give the peer a moment to close first: with bytes left unread, our last word would be lost in a reset."""
+    deadline = time.monotonic() + _CLOSE_SECONDS
+    scratch = bytearray(64 * 1024)
+    with suppress(OSError):
+        # The plain socket's: SSLSocket.shutdown would take the TLS layer away.
+        socket.socket.shutdown(connection, socket.SHUT_WR)
+        connection.settimeout(_CLOSE_SECONDS)
+        while time.monotonic() < deadline and connection.recv_into(scratch):
+            pass

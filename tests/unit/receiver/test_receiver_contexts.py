@@ -3,6 +3,7 @@ from pydicom.uid import UID, AllTransferSyntaxes, UID_dictionary
 from pynetdicom import AllStoragePresentationContexts
 from pynetdicom.presentation import PresentationContext, build_context
 
+from receiver import contexts
 from receiver.contexts import VERIFICATION, choose, is_storage, preferred
 
 EXPLICIT, IMPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
@@ -162,3 +163,19 @@ def test_a_context_without_its_parts_is_an_error(attribute: str) -> None:
     setattr(context, attribute, None if attribute == "_abstract_syntax" else [])
     with pytest.raises(ValueError, match="presentation context"):
         choose([context])
+
+
+def test_what_peers_propose_does_not_grow_memory() -> None:
+    """What was found out about a UID is kept for so many UIDs, and for none that is too long to be one."""
+    for known, ask in (
+        (contexts._is_storage, is_storage),
+        (contexts._may_be_transfer_syntax, lambda uid: preferred([uid])),
+    ):
+        for number in range(3000):
+            ask(f"1.2.{number}")
+        info = known.cache_info()
+        assert info.maxsize is not None
+        assert info.currsize == info.maxsize < 3000
+        known.cache_clear()
+        ask("1." + "2" * 63)
+        assert known.cache_info().currsize == 0
