@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
-from pynetdicom.presentation import PresentationContext, build_context
 
 from common.instance import is_uid
 
@@ -61,39 +60,3 @@ def preferred(transfer_syntaxes: Sequence[str]) -> str | None:
 @lru_cache(_KEPT)
 def _may_be_transfer_syntax(uid: str) -> bool:
     return is_uid(uid) and UID(uid).type in ("", "Transfer Syntax")
-
-
-def choose(proposed: Sequence[PresentationContext]) -> list[PresentationContext]:
-    """Choose a transfer syntax in each proposed context, and give the supported contexts that accept just these.
-
-    Each context is decided by itself: one abstract syntax may stand in several, in different orders, and pynetdicom
-    knows one order for each abstract syntax. So the choice is left as the only transfer syntax of the proposal.
-
-    Args:
-        proposed: the presentation contexts of an A-ASSOCIATE-RQ; their transfer syntaxes are reduced.
-
-    Raises:
-        ValueError: a context has no abstract syntax or no transfer syntax (PS3.8 9.3.2.2).
-    """
-    chosen: dict[str, dict[str, None]] = {}
-    for context in proposed:
-        if not context.abstract_syntax or not context.transfer_syntax:
-            raise ValueError("expected an abstract syntax and transfer syntaxes in each presentation context")
-        uid = str(context.abstract_syntax)
-        if uid != VERIFICATION and not is_storage(uid):
-            continue
-        transfer_syntax = preferred([str(syntax) for syntax in context.transfer_syntax])
-        # An abstract syntax of which no context has a usable transfer syntax stays supported, in none: result 4.
-        accepted = chosen.setdefault(uid, {})
-        if transfer_syntax is not None:
-            context.transfer_syntax = [UID(transfer_syntax)]
-            accepted[transfer_syntax] = None
-    return [_supported(uid, list(transfer_syntaxes)) for uid, transfer_syntaxes in chosen.items()]
-
-
-def _supported(uid: str, transfer_syntaxes: list[str]) -> PresentationContext:
-    context = build_context(uid, transfer_syntaxes)
-    # We are SCP only. Where no role is proposed these give the default roles, without a reply (PS3.7 D.3.3.4).
-    context.scu_role = True
-    context.scp_role = False
-    return context

@@ -1,14 +1,13 @@
 import pytest
 from pydicom.uid import UID, AllTransferSyntaxes, UID_dictionary
 from pynetdicom import AllStoragePresentationContexts
-from pynetdicom.presentation import PresentationContext, build_context
 
 from receiver import contexts
-from receiver.contexts import VERIFICATION, choose, is_storage, preferred
+from receiver.contexts import is_storage, preferred
 
 EXPLICIT, IMPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
 JPEG, J2K = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.90"
-CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
+CT = "1.2.840.10008.5.1.4.1.1.2"
 
 # Storage SOP classes that pynetdicom has no public list of: non-patient objects, retired, DICOS and DICONDE ones,
 # and two that lost their name.
@@ -120,49 +119,6 @@ def test_the_first_proposed_wins_but_for_implicit_vr(proposed: list[str], expect
 def test_every_transfer_syntax_is_accepted(uid: str) -> None:
     """None is refused when it is the only one proposed."""
     assert preferred([uid]) == uid
-
-
-def proposal(*contexts: tuple[str, list[str]]) -> list[PresentationContext]:
-    made = []
-    for number, (abstract_syntax, transfer_syntaxes) in enumerate(contexts):
-        context = build_context(abstract_syntax, transfer_syntaxes)
-        context.context_id = 2 * number + 1
-        made.append(context)
-    return made
-
-
-def test_each_context_is_chosen_for_by_itself() -> None:
-    """One abstract syntax in two contexts keeps two choices; what is not storage keeps what was proposed."""
-    proposed = proposal(
-        (CT, [JPEG, EXPLICIT]),
-        (CT, [EXPLICIT, JPEG]),
-        (MR, [IMPLICIT]),
-        (VERIFICATION, [IMPLICIT]),
-        ("1.2.840.10008.5.1.4.31", [IMPLICIT, EXPLICIT]),
-    )
-    supported = choose(proposed)
-    assert [context.transfer_syntax for context in proposed] == [
-        [JPEG],
-        [EXPLICIT],
-        [IMPLICIT],
-        [IMPLICIT],
-        [IMPLICIT, EXPLICIT],
-    ]
-    assert {str(context.abstract_syntax): context.transfer_syntax for context in supported} == {
-        CT: [JPEG, EXPLICIT],
-        MR: [IMPLICIT],
-        VERIFICATION: [IMPLICIT],
-    }
-    assert {(context.scu_role, context.scp_role) for context in supported} == {(True, False)}
-
-
-@pytest.mark.parametrize("attribute", ["_abstract_syntax", "_transfer_syntax"])
-def test_a_context_without_its_parts_is_an_error(attribute: str) -> None:
-    """Such a proposal is malformed as a whole (PS3.8 9.3.2.2)."""
-    (context,) = proposal((CT, [EXPLICIT]))
-    setattr(context, attribute, None if attribute == "_abstract_syntax" else [])
-    with pytest.raises(ValueError, match="presentation context"):
-        choose([context])
 
 
 def test_what_peers_propose_does_not_grow_memory() -> None:
