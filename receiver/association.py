@@ -83,9 +83,10 @@ class Association:
 
     def serve(self) -> None:
         """Serve the connection to its end, and close it."""
+        deadline = time.monotonic() + self._config.acse_timeout_seconds
         try:
             if self._shake_hands():
-                self._associate()
+                self._associate(deadline)
         except Exception:
             log.exception("association ended: unforeseen error", peer=self._peer)
         finally:
@@ -93,8 +94,8 @@ class Association:
             with contextlib.suppress(OSError):
                 self._connection.close()
 
-    def _associate(self) -> None:
-        request = self._read_request()
+    def _associate(self, deadline: float) -> None:
+        request = self._read_request(deadline)
         if request is None:
             return
         try:
@@ -123,11 +124,11 @@ class Association:
                 return False
         return True
 
-    def _read_request(self) -> bytearray | None:
+    def _read_request(self, deadline: float) -> bytearray | None:
         """The body of the request; None if there is none, and the peer got its answer to that."""
         longest = max(_LONGEST_REQUEST, 2 * self._config.max_pdu)
         try:
-            return read_request(self._connection, longest, time.monotonic() + self._config.acse_timeout_seconds)
+            return read_request(self._connection, longest, deadline)
         except ProtocolError as error:
             self._complain("connection ended: the peer broke the protocol", error)
             self._say_last(encode_abort(error.reason))

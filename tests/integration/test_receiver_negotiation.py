@@ -1,5 +1,6 @@
 """Association requests of all kinds to a real receiver: what it answers, logs, and is left with."""
 
+import socket
 import struct
 from collections.abc import Callable
 
@@ -104,6 +105,15 @@ def test_another_application_context_is_rejected(pipeline: Pipeline) -> None:
     request = associate_request([CT_EXPLICIT]).replace(APPLICATION_CONTEXT, APPLICATION_CONTEXT[:-1] + b"2")
     assert said(pipeline, request) == [(ASSOCIATE_RJ, b"\0\1\1\2")]
     assert "the application context is not supported" in pipeline.logs()
+
+
+def test_a_rejection_reaches_a_peer_that_is_still_sending(pipeline: Pipeline) -> None:
+    """Unread bytes of the peer do not turn it into a reset of the connection."""
+    request = associate_request([CT_EXPLICIT])
+    with RawSender(pipeline.port) as sender:
+        sender.send(request[:6] + b"\0\2" + request[8:] + bytes(1 << 20))
+        sender.socket.shutdown(socket.SHUT_WR)
+        assert sender.receive() == (ASSOCIATE_RJ, b"\0\1\2\2")
 
 
 def test_what_a_request_has_beside_it_is_passed_over(pipeline: Pipeline) -> None:

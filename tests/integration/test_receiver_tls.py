@@ -4,6 +4,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,6 +113,17 @@ def test_half_open_handshakes_block_nobody(make_pipeline: MakePipeline, files: F
         for connection in silent:
             connection.close()
     stores(pipeline, files.client())
+
+
+def test_handshake_and_request_share_their_time(make_pipeline: MakePipeline, files: Files) -> None:
+    """Who takes long for the handshake has so much less for the request."""
+    pipeline = start(make_pipeline, **files.settings(), acse_timeout_seconds=2)
+    with socket.create_connection(("127.0.0.1", pipeline.port), timeout=20) as raw:
+        began = time.monotonic()
+        time.sleep(1.2)
+        with files.client().wrap_socket(raw, server_hostname="localhost") as connection:
+            drain(connection)
+            assert 1.5 < time.monotonic() - began < 2.9
 
 
 def test_a_peer_that_falls_silent_inside_a_record_ends(make_pipeline: MakePipeline, files: Files) -> None:
