@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.peers import BenchError, environment
+from bench.peers import BenchError, environment, tidy
 
 _LOG_CONFIG = """\
 log4cplus.rootLogger = WARN, stderr
@@ -92,5 +92,5 @@ def write_durably(folder: Path, files: list[Path]) -> float:
             seconds += time.perf_counter() - begun
     finally:
         os.close(directory)
-        shutil.rmtree(folder)
+        tidy(folder)
     return seconds
