@@ -24,8 +24,8 @@ FLOAT_PIXEL_DATA = 0x7FE00008
 PIXEL_DATA = 0x7FE00010
 
 # VRs with a 32-bit length after two reserved bytes, and those with a 16-bit length (PS3.5 7.1.2).
-_LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
-_SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
+LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
+SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 _MAX_DEPTH = 256  # levels of items and sequences; the deepest of the standard's IODs have a dozen
 _CHUNK = 64 * 1024
 _ZEROS = bytes(8)
@@ -168,7 +168,7 @@ class _Walk:
         if level.fresh and group != 0xFFFE:
             level.fresh = False
             level.implicit = self._looks_implicit(level, vr, header)
-        if not level.implicit and vr in _LONG_VRS:
+        if not level.implicit and vr in LONG_VRS:
             raw = self._fp.read(4)
             if len(raw) < 4:
                 self._cut(f"a length for {tag:08X}")
@@ -187,7 +187,7 @@ class _Walk:
         if not level.implicit:
             return not (vr.isalpha() and vr.isupper()) and header[6:8] == b"\0\0"
         # A dataset may turn out to be explicit; the items in an implicit one never do.
-        return not (len(self._levels) == 1 and (vr in _SHORT_VRS or vr in _LONG_VRS))
+        return not (len(self._levels) == 1 and (vr in SHORT_VRS or vr in LONG_VRS))
 
     def _pass(self, level: _Level, element: Element) -> None:
         """Go to what follows the header of an element: into it, or behind its value."""

@@ -11,7 +11,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from common.character_sets import DEFAULT, character_sets, decode
 from common.elements import FLOAT_PIXEL_DATA, ITEM, UNDEFINED_LENGTH, Element
 from common.errors import InstanceError
-from common.instance import SPECIFIC_CHARACTER_SET, dataset_elements, inflated_head, read_file_meta
+from common.instance import SPECIFIC_CHARACTER_SET, dataset_elements, inflated_head
+from common.part10 import read_file_meta
 
 _SKIP_ABOVE = 4096  # bytes; longer values are passed over, not read
 

@@ -1,10 +1,7 @@
-"""What Stowgate knows of an instance, and how it is read.
+"""What Stowgate knows of an instance, and how it is read from a dataset without file meta, as it arrives in C-STORE.
 
-Two readers share one parser. `read_dataset` takes a dataset without file meta, as it arrives in
-C-STORE, and stops once the identity is known. `read_part10` takes a file that somebody dropped into
-incoming/ and walks it to its end, so that a file cut short is noticed before it is sent. A cut between two
-data elements leaves a shorter dataset that is whole by itself: that cannot be noticed. Neither decodes
-pixel data nor holds large values in memory.
+Reading stops once the identity is known; files with file meta, which are walked to their end, are
+common.part10's. Neither decodes pixel data nor holds large values in memory.
 
 Fatal for the instance: what `common.errors.InstanceError` lists. Everything else about a dataset is
 the archive's to judge: we forward bytes, we do not correct them.
@@ -13,7 +10,6 @@ the archive's to judge: we forward bytes, we do not correct them.
 import io
 import os
 import re
-import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,22 +19,16 @@ import pydicom.config
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
-    MediaStorageDirectoryStorage,
 )
 
 from common.character_sets import DEFAULT, character_sets, decode
 from common.elements import UNDEFINED_LENGTH, Element, walk
-from common.errors import NotDicomError, NotStorableError, TruncatedError, UnreadableError
+from common.errors import TruncatedError, UnreadableError
+from common.plain_values import plain_values
 
 # A value that breaks its VR's rules is the archive's to judge; pydicom's warning would quote it.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-
-IMPLEMENTATION_CLASS_UID = "2.25.271782391205669475302415948276877030226"
-# A constant without a version: an archive that compares whole files must see the same bytes when a
-# newer Stowgate sends an instance again (PS3.10 7.1).
-IMPLEMENTATION_VERSION_NAME = "STOWGATE"
 
 SPECIFIC_CHARACTER_SET = 0x00080005
 SOP_CLASS_UID = 0x00080016
@@ -47,26 +37,20 @@ MODALITY = 0x00080060
 PATIENT_ID = 0x00100020
 STUDY_INSTANCE_UID = 0x0020000D
 SERIES_INSTANCE_UID = 0x0020000E
-MEDIA_STORAGE_SOP_CLASS_UID = 0x00020002
-MEDIA_STORAGE_SOP_INSTANCE_UID = 0x00020003
-TRANSFER_SYNTAX_UID = 0x00020010
-
-_META_TAGS = (MEDIA_STORAGE_SOP_CLASS_UID, MEDIA_STORAGE_SOP_INSTANCE_UID, TRANSFER_SYNTAX_UID)
-_DATASET_TAGS = (
-    SPECIFIC_CHARACTER_SET,
-    SOP_CLASS_UID,
-    SOP_INSTANCE_UID,
-    MODALITY,
-    PATIENT_ID,
-    STUDY_INSTANCE_UID,
-    SERIES_INSTANCE_UID,
+_DATASET_TAGS = frozenset(
+    (
+        SPECIFIC_CHARACTER_SET,
+        SOP_CLASS_UID,
+        SOP_INSTANCE_UID,
+        MODALITY,
+        PATIENT_ID,
+        STUDY_INSTANCE_UID,
+        SERIES_INSTANCE_UID,
+    )
 )
-_PREAMBLE = bytes(128)
-_PREFIX = b"DICM"
 _MAX_VALUE = 64 * 1024  # of an identifying element; anything longer is rubbish and must not fill memory
 _MAX_TEXT = 1024
-_CHUNK = 64 * 1024
-_INFLATED_HEAD = 1024 * 1024
+INFLATED_HEAD = 1024 * 1024
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*\Z")
 
 
@@ -96,25 +80,6 @@ def is_uid(text: str) -> bool:
     return len(text) <= 64 and _UID.match(text) is not None
 
 
-def part10_header(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
-    """Preamble, prefix and File Meta Information for a received dataset (PS3.10 7.1).
-
-    The same arguments give the same bytes, always: nothing of the time, the sender or our version.
-    """
-    elements = b"".join(
-        (
-            struct.pack("<HH2sHL2s", 0x0002, 0x0001, b"OB", 0, 2, b"\x00\x01"),
-            _ui(0x0002, sop_class_uid),
-            _ui(0x0003, sop_instance_uid),
-            _ui(0x0010, transfer_syntax_uid),
-            _ui(0x0012, IMPLEMENTATION_CLASS_UID),
-            _short(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME.encode("ascii"), b" "),
-        )
-    )
-    group_length = struct.pack("<HH2sHL", 0x0002, 0x0000, b"UL", 4, len(elements))
-    return _PREAMBLE + _PREFIX + group_length + elements
-
-
 def read_dataset(fp: BinaryIO, transfer_syntax_uid: str) -> Instance:
     """Read the identity of a dataset that came without file meta.
 
@@ -129,7 +94,7 @@ def read_dataset(fp: BinaryIO, transfer_syntax_uid: str) -> Instance:
     end = fp.seek(0, os.SEEK_END)
     fp.seek(start)
     try:
-        values = _identity(fp, transfer_syntax_uid, end, whole=False)
+        values = identity(fp, transfer_syntax_uid, end, whole=False)
     except TruncatedError as error:
         raise UnreadableError(str(error)) from error
     for tag, name in (
@@ -138,72 +103,35 @@ def read_dataset(fp: BinaryIO, transfer_syntax_uid: str) -> Instance:
     ):
         if not values.get(tag):
             raise UnreadableError(f"expected {name} in the dataset, found none")
-    return _instance(values, transfer_syntax_uid)
+    return instance_of(values, transfer_syntax_uid)
 
 
-def read_part10(fp: BinaryIO, size_bytes: int) -> Instance:
-    """Read the identity of a DICOM file and make sure that it is whole.
-
-    Args:
-        fp: seekable, positioned at 0.
-        size_bytes: the size that the file had when it was claimed.
-
-    Raises:
-        NotDicomError: no preamble and prefix.
-        TruncatedError: it ends inside a data element.
-        UnreadableError: it cannot be parsed, or has no usable transfer syntax.
-        NotStorableError: a DICOMDIR, or no valid SOP Class or SOP Instance UID.
-    """
-    transfer_syntax_uid = read_file_meta(fp, size_bytes)
-    if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
-        start = fp.tell()
-        _check_deflated(fp)
-        fp.seek(start)
-    values = _identity(fp, transfer_syntax_uid, size_bytes, whole=True)
-    instance = _instance(values, transfer_syntax_uid)
-    for text, name in (
-        (instance.sop_class_uid, "SOP Class UID (0008,0016)"),
-        (instance.sop_instance_uid, "SOP Instance UID (0008,0018)"),
-    ):
-        if not is_uid(text):
-            raise NotStorableError(f"expected a valid {name} in the dataset, found none")
-    return instance
-
-
-def read_file_meta(fp: BinaryIO, size_bytes: int) -> str:
-    """Read the file meta of a DICOM file, and leave `fp` at the first byte of its dataset.
+def read_head(head: bytes | bytearray, size_bytes: int, transfer_syntax_uid: str) -> Instance | None:
+    """Read the identity from the first bytes of a dataset, as `read_dataset` would from all of them.
 
     Args:
-        fp: seekable, positioned at 0.
-        size_bytes: of the file.
+        head: the first bytes.
+        size_bytes: of the whole dataset.
+        transfer_syntax_uid: of the presentation context.
 
     Returns:
-        The Transfer Syntax UID.
-
-    Raises:
-        NotDicomError: no preamble and prefix.
-        TruncatedError: it ends inside the file meta.
-        UnreadableError: the file meta cannot be parsed, or has no usable transfer syntax.
-        NotStorableError: a DICOMDIR.
+        None if these bytes are too few to tell, or not as plain as `plain_values` wants them; `read_dataset` tells.
     """
-    head = fp.read(132)
-    if len(head) < 132 or head[128:] != _PREFIX:
-        raise NotDicomError("expected the prefix DICM at offset 128 (PS3.10 7.1), found none")
-    meta: dict[int, str] = {}
-    for element in dataset_elements(fp, ExplicitVRLittleEndian, end=size_bytes):
-        if element.tag >> 16 != 0x0002:
-            fp.seek(element.at)
-            break
-        if element.tag in _META_TAGS:
-            meta[element.tag] = decode(_value(fp, element), DEFAULT)
-    else:
-        fp.seek(size_bytes)
-    if meta.get(MEDIA_STORAGE_SOP_CLASS_UID) == MediaStorageDirectoryStorage:
-        raise NotStorableError("expected a storable instance, found a DICOMDIR (PS3.10 8.6)")
-    transfer_syntax_uid = meta.get(TRANSFER_SYNTAX_UID, "")
-    if not is_uid(transfer_syntax_uid):
-        raise UnreadableError("expected a Transfer Syntax UID (0002,0010) in the file meta, found none that is valid")
-    return transfer_syntax_uid
+    if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
+        return None
+    raw = plain_values(
+        head,
+        size_bytes,
+        _DATASET_TAGS,
+        implicit=transfer_syntax_uid == ImplicitVRLittleEndian,
+        little_endian=transfer_syntax_uid != ExplicitVRBigEndian,
+    )
+    if raw is None:
+        return None
+    values = _decoded(raw)
+    if not (values.get(SOP_CLASS_UID) and values.get(SOP_INSTANCE_UID)):
+        return None
+    return instance_of(values, transfer_syntax_uid)
 
 
 def dataset_elements(
@@ -230,13 +158,23 @@ def inflated_head(fp: BinaryIO) -> BinaryIO:
     """
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        return io.BytesIO(inflate.decompress(fp.read(_INFLATED_HEAD), _INFLATED_HEAD))
+        return io.BytesIO(inflate.decompress(fp.read(INFLATED_HEAD), INFLATED_HEAD))
     except zlib.error as error:
         raise UnreadableError("expected a deflated dataset (PS3.5 A.5), found bytes that do not inflate") from error
 
 
-def _identity(fp: BinaryIO, transfer_syntax_uid: str, end: int, *, whole: bool) -> dict[int, str]:
-    """The text of the elements of the identity, by tag. `whole`: walk to the end, and make sure of it."""
+def identity(fp: BinaryIO, transfer_syntax_uid: str, end: int, *, whole: bool) -> dict[int, str]:
+    """The text of the elements that identify an instance, by tag.
+
+    Args:
+        fp: seekable, at the first byte of the dataset.
+        transfer_syntax_uid: in which it is encoded.
+        end: the offset where it ends.
+        whole: walk to the end, and make sure of it.
+
+    Raises:
+        InstanceError: what `walk` raises.
+    """
     limit: int | None = end
     if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
         fp, limit, whole = inflated_head(fp), None, False
@@ -245,7 +183,12 @@ def _identity(fp: BinaryIO, transfer_syntax_uid: str, end: int, *, whole: bool) 
         if element.tag > SERIES_INSTANCE_UID and not whole:
             break
         if element.tag in _DATASET_TAGS:
-            raw[element.tag] = _value(fp, element)
+            raw[element.tag] = element_value(fp, element)
+    return _decoded(raw)
+
+
+def _decoded(raw: dict[int, bytes]) -> dict[int, str]:
+    """The values as text, in the character set that is among them."""
     encodings = character_sets(raw.pop(SPECIFIC_CHARACTER_SET, b""))
     return {
         # Of these only the Patient ID may leave the default character repertoire (PS3.5 6.1.2.2).
@@ -254,7 +197,12 @@ def _identity(fp: BinaryIO, transfer_syntax_uid: str, end: int, *, whole: bool) 
     }
 
 
-def _value(fp: BinaryIO, element: Element) -> bytes:
+def element_value(fp: BinaryIO, element: Element) -> bytes:
+    """The bytes of a value, as far as they are there; none of one of undefined length.
+
+    Raises:
+        UnreadableError: it is longer than any value of an identity.
+    """
     if element.length == UNDEFINED_LENGTH:
         return b""
     if element.length > _MAX_VALUE:
@@ -265,7 +213,8 @@ def _value(fp: BinaryIO, element: Element) -> bytes:
     return fp.read(element.length)
 
 
-def _instance(values: dict[int, str], transfer_syntax_uid: str) -> Instance:
+def instance_of(values: dict[int, str], transfer_syntax_uid: str) -> Instance:
+    """The instance of an `identity`; what it lacks is empty."""
     return Instance(
         sop_class_uid=values.get(SOP_CLASS_UID, ""),
         sop_instance_uid=values.get(SOP_INSTANCE_UID, ""),
@@ -275,25 +224,3 @@ def _instance(values: dict[int, str], transfer_syntax_uid: str) -> Instance:
         series_instance_uid=values.get(SERIES_INSTANCE_UID, ""),
         modality=values.get(MODALITY, ""),
     )
-
-
-def _check_deflated(fp: BinaryIO) -> None:
-    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        while not inflate.eof:
-            pending = inflate.unconsumed_tail or fp.read(_CHUNK)
-            # zlib may have taken in the last byte and still hold back output: the end shows when it is called again.
-            if not inflate.decompress(pending, _INFLATED_HEAD) and not pending and not inflate.eof:
-                raise TruncatedError("expected the end of the deflated dataset, found the end of the file")
-    except zlib.error as error:
-        raise UnreadableError("expected a deflated dataset (PS3.5 A.5), found bytes that do not inflate") from error
-
-
-def _ui(element: int, uid: str) -> bytes:
-    return _short(element, b"UI", uid.encode("ascii"), b"\0")
-
-
-def _short(element: int, vr: bytes, value: bytes, padding: bytes) -> bytes:
-    if len(value) % 2:
-        value += padding
-    return struct.pack("<HH2sH", 0x0002, element, vr, len(value)) + value

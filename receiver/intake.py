@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from common.instance import SOP_CLASS_UID, SOP_INSTANCE_UID, Instance, is_uid, part10_header, read_dataset
+from common.instance import SOP_CLASS_UID, SOP_INSTANCE_UID, Instance, is_uid, read_dataset
 from common.ledger import Ledger
+from common.part10 import part10_header
 from common.records import Sender
 from common.spool import Spool
 from receiver import status

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 
-from common.instance import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from common.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from receiver.admission import Rejection
 from receiver.contexts import VERIFICATION, is_storage, preferred
 from receiver.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, ProtocolError

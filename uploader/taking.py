@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from common import logs
 from common.errors import InstanceError
-from common.instance import Instance, read_part10
+from common.instance import Instance
 from common.ledger import Ledger
+from common.part10 import read_part10
 from common.records import Cause, Event, Row, State
 from common.spool import Busy, Claim, Gone, NotAFile, Spool
 

@@ -23,7 +23,7 @@ from pydicom.uid import (
 )
 from pynetdicom.dsutils import encode
 
-from common.instance import part10_header
+from common.part10 import part10_header
 from sandbox.demo import fundus, phantom
 
 HEALTHY_RETINA = "Healthy Retina - adult"

@@ -15,7 +15,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from common.instance import read_part10
+from common.part10 import read_part10
 from common.records import State
 from support.orthanc import Orthanc
 from support.pipeline import Pipeline, wait_for

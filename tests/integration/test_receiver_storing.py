@@ -12,7 +12,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from receiver_peer import CT, EXPLICIT, VERIFICATION, Aborted, Peer, command, data_pdu, encoded, instance
 
-from common.instance import part10_header
+from common.part10 import part10_header
 from common.records import State
 from support.pipeline import Pipeline, wait_for
 from support.programs import needs_dcmtk

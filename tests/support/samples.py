@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from common.errors import InstanceError
-from common.instance import read_part10
+from common.part10 import read_part10
 
 
 def bundled_folder() -> Path:

@@ -4,7 +4,7 @@ import struct
 import zlib
 
 from common.elements import ITEM, ITEM_DELIMITATION, SEQUENCE_DELIMITATION, UNDEFINED_LENGTH
-from common.instance import part10_header
+from common.part10 import part10_header
 
 IMPLICIT = "1.2.840.10008.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"

@@ -12,7 +12,7 @@ from part10_bytes import BIG_ENDIAN, CT, DEFLATED, EXPLICIT, IMPLICIT, TRANSFER_
 
 from common.elements import ITEM, UNDEFINED_LENGTH
 from common.identifying import identifying_values
-from common.instance import part10_header
+from common.part10 import part10_header
 
 DATA = Path(pydicom.__file__).parent / "data"
 E = Writer(EXPLICIT)

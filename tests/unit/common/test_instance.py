@@ -14,15 +14,8 @@ from part10_bytes import BIG_ENDIAN, CT, DEFLATED, EXPLICIT, IMPLICIT, JPEG, TRA
 
 from common.elements import ITEM, SEQUENCE_DELIMITATION, UNDEFINED_LENGTH
 from common.errors import InstanceError, NotDicomError, NotStorableError, TruncatedError, UnreadableError
-from common.instance import (
-    IMPLEMENTATION_CLASS_UID,
-    IMPLEMENTATION_VERSION_NAME,
-    Instance,
-    is_uid,
-    part10_header,
-    read_dataset,
-    read_part10,
-)
+from common.instance import Instance, is_uid, read_dataset, read_head
+from common.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, part10_header, read_part10
 from common.records import Cause
 
 DATA = Path(pydicom.__file__).parent / "data"
@@ -527,6 +520,40 @@ def test_no_damaged_dataset_raises_anything_else(
         damaged[at : at + len(patch)] = patch
     _must_not_fail(bytes(damaged), transfer_syntax_uid)
     _must_not_fail(deflate(bytes(damaged)), DEFLATED)
+
+
+@FAST
+@given(
+    st.sampled_from(SEEDS),
+    st.sampled_from(list(TRANSFER_SYNTAXES.values())),
+    st.lists(st.tuples(st.integers(0, 10**4), st.binary(min_size=1, max_size=4)), max_size=3),
+    st.integers(0, 2000),
+)
+def test_the_first_bytes_say_what_all_of_them_say_or_nothing(
+    data: bytes, transfer_syntax_uid: str, damage: list[tuple[int, bytes]], reach: int
+) -> None:
+    """Whatever the bytes are and wherever they are cut, `read_head` agrees with `read_dataset` or leaves it to it."""
+    damaged = bytearray(data)
+    for offset, patch in damage:
+        at = offset % len(damaged)
+        damaged[at : at + len(patch)] = patch
+    found = read_head(damaged[:reach], len(damaged), transfer_syntax_uid)
+    if found is not None:
+        assert found == read_dataset(io.BytesIO(damaged), transfer_syntax_uid)
+
+
+@pytest.mark.parametrize("transfer_syntax_uid", [IMPLICIT, EXPLICIT, BIG_ENDIAN], ids=["implicit", "explicit", "big"])
+def test_the_first_bytes_tell_the_identity_once_it_is_in_them(transfer_syntax_uid: str) -> None:
+    """Not a byte before: a Patient ID that goes on behind them is another one. Then whatever comes after it."""
+    writer = Writer(transfer_syntax_uid)
+    identity = b"".join(writer.identity())
+    header = writer.header(0x7FE00010, "OW", 10**6)
+    data = identity + header + bytes(10**6)
+    enough = len(identity) + len(header)
+    assert read_head(data[:enough], len(data), transfer_syntax_uid) == ours(transfer_syntax_uid)
+    for reach in range(len(identity) + 1):
+        assert read_head(data[:reach], len(data), transfer_syntax_uid) is None
+    assert read_head(identity, len(identity), transfer_syntax_uid) == ours(transfer_syntax_uid)
 
 
 def _huge(*parts: bytes | int) -> list[bytes | int]:

@@ -20,7 +20,7 @@ from pynetdicom.pdu_primitives import (
 )
 from pynetdicom.presentation import build_context, negotiate_as_acceptor
 
-from common.instance import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from common.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from receiver import negotiation
 from receiver.admission import DISK_FULL, LIMIT, Rejection
 from receiver.contexts import VERIFICATION, is_storage, preferred

@@ -12,8 +12,8 @@ from pydicom.filewriter import write_dataset
 
 from common import staging
 from common.errors import LedgerError, UnreadableError
-from common.instance import part10_header
 from common.ledger import Ledger
+from common.part10 import part10_header
 from common.records import Event, Sender, State
 from common.spool import Busy, Spool
 from receiver import intake as intake_module

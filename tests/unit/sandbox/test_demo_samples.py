@@ -15,7 +15,8 @@ from pydicom.uid import (
     OphthalmicPhotography8BitImageStorage,
 )
 
-from common.instance import is_uid, read_part10
+from common.instance import is_uid
+from common.part10 import read_part10
 from sandbox.demo import fundus, phantom, samples
 from sandbox.demo.samples import Sample, Samples
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from common.config import SpoolConfig, UploaderConfig
-from common.instance import read_part10
 from common.ledger import Ledger
+from common.part10 import read_part10
 from common.records import Row, Sender, State
 from common.spool import Spool
 from support.samples import make_instance
