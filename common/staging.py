@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from common.directory import sync_directory
+from common.writeback import start_writing
+
+_WRITE_AT_ONCE = 256 * 1024  # bytes; less is left for one write at the end
 
 
 class Staging:
@@ -34,18 +37,20 @@ class Staging:
         """
         while True:
             name = uuid.uuid4().hex + ".dcm"
-            fd = os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            path = f"{self.path}/{name}"
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                staged = Staged(path, f"{self.incoming}/{name}", fd)
                 # A sweep may have claimed and unlinked it between the two calls.
-                if os.fstat(fd).st_nlink:
-                    return Staged(self.path / name, self.incoming / name, fd)
+                if staged.is_there():
+                    return staged
             except BlockingIOError:
                 pass
             except OSError:
                 os.close(fd)
                 with contextlib.suppress(OSError):
-                    os.unlink(self.path / name)
+                    os.unlink(path)
                 raise
             os.close(fd)
 
@@ -79,12 +84,17 @@ class Staged:
     nothing may be trusted on this descriptor: `withdraw`.
     """
 
-    def __init__(self, path: Path, target: Path, fd: int) -> None:
+    def __init__(self, path: str, target: str, fd: int) -> None:
         self._fd = fd
         self._path = path
         self._target = target
-        self.name = target.name
+        self._started = 0  # bytes whose way to the disk has begun
+        self.name = os.path.basename(target)
         self.size_bytes = 0
+
+    def is_there(self) -> bool:
+        """Tell whether it still has a name."""
+        return os.fstat(self._fd).st_nlink > 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append `data`."""
@@ -93,6 +103,13 @@ class Staged:
             written = os.write(self._fd, view)
             self.size_bytes += written
             view = view[written:]
+        if self.size_bytes - self._started >= _WRITE_AT_ONCE:
+            self.settle()
+
+    def settle(self) -> None:
+        """Let the disk begin with what was written, so that `sync` has less to wait for. Promises nothing."""
+        start_writing(self._fd, self._started, self.size_bytes - self._started)
+        self._started = self.size_bytes
 
     def reader(self, offset: int) -> BinaryIO:
         """What was written so far, from `offset` on. It shares the descriptor's position: write no more after it."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from common import staging, writeback
 from common.spool import Busy, Spool
 from common.staging import Staged
 
@@ -69,8 +70,8 @@ def test_the_bytes_are_flushed_before_the_name_and_the_name_before_the_directory
         calls.append(f"fsync {Path(os.readlink(f'/proc/self/fd/{fd}')).name if is_folder else 'the file'}")
         fsync(fd)
 
-    def note_rename(source: Path, target: Path) -> None:
-        calls.append(f"rename {source.parent.name} {target.parent.name}")
+    def note_rename(source: str, target: str) -> None:
+        calls.append(f"rename {Path(source).parent.name} {Path(target).parent.name}")
         rename(source, target)
 
     monkeypatch.setattr(os, "fsync", note_fsync)
@@ -82,6 +83,34 @@ def test_the_bytes_are_flushed_before_the_name_and_the_name_before_the_directory
     spool.staging.sync_incoming()
     staged.close()
     assert calls == ["fsync the file", "rename staging incoming", "fsync incoming"]
+
+
+def test_the_way_to_the_disk_begins_while_a_file_is_written(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every byte once, in pieces of at least 256 kB, and the rest when asked for: before `sync`, which does it all."""
+    started: list[tuple[int, int]] = []
+    monkeypatch.setattr(staging, "start_writing", lambda _, offset, length: started.append((offset, length)))
+    staged = spool.staging.open()
+    for _ in range(5):
+        staged.write(bytes(100 * 1024))
+    assert started == [(0, 300 * 1024)]
+    staged.settle()
+    staged.sync()
+    assert started == [(0, 300 * 1024), (300 * 1024, 200 * 1024)]
+    staged.withdraw()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs sync_file_range(2), of Linux")
+def test_begun_writing_puts_dirty_pages_on_their_way(tmp_path: Path) -> None:
+    """The real call, on a filesystem that has a disk: no error, whatever it is given, and the file is what it was."""
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 1_000_000)
+    fd = os.open(path, os.O_RDWR)
+    assert writeback.start_writing is not writeback._none
+    writeback.start_writing(fd, 0, 1_000_000)
+    writeback.start_writing(fd, 10**12, 1)
+    os.close(fd)
+    writeback.start_writing(fd, 0, 1)
+    assert path.read_bytes() == b"x" * 1_000_000
 
 
 def test_no_uploader_can_have_a_file_before_it_is_closed(spool: Spool) -> None:
