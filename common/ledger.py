@@ -6,18 +6,14 @@ is the truth and the ledger its account: nothing here decides whether a file is 
 
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 
 from common.instance import Instance
 from common.ledger_database import Database
-from common.records import Cause, Event, EventRow, Outcome, Row, Sender, State, ledger_name, utc_text
+from common.ledger_rows import ENTER, INSTANCE_COLUMNS, RELEASE, SELECT, describes, entered_values, typed, writable
+from common.records import Cause, Event, EventRow, Outcome, Receipt, Row, Sender, State, ledger_name, utc_text
 
-_ROW_COLUMNS = ", ".join(field.name for field in fields(Row))
-_SELECT = f"SELECT {_ROW_COLUMNS} FROM instances"  # noqa: S608 - column names of our own
-_INSTANCE_COLUMNS = tuple(field.name for field in fields(Instance))
-_SENDER_COLUMNS = tuple(field.name for field in fields(Sender))
 _NOBODY = Sender("", "", "")
 _NOTHING_KNOWN = Instance("", "", "")
 _MAX_VARIABLES = 500  # SQLite takes 999 in the oldest builds
@@ -54,14 +50,22 @@ class Ledger:
 
     # Receiver
 
-    def received(self, file_name: str, instance: Instance, sender: Sender, size_bytes: int) -> None:
-        """Record an instance that a receiver has stored (R5). When this returns, the row is committed.
+    def received(self, *receipts: Receipt) -> None:
+        """Record instances that a receiver has stored (R5). When this returns, their rows are committed, in one.
 
         Raises:
-            LedgerError: it is not recorded.
+            LedgerError: none of them is recorded.
         """
         with self._database.transaction() as connection:
-            self._enter(connection, file_name, instance, sender, size_bytes=size_bytes, event=Event.RECEIVED)
+            for one in receipts:
+                self._enter(
+                    connection,
+                    one.file_name,
+                    one.instance,
+                    one.sender,
+                    size_bytes=one.size_bytes,
+                    event=Event.RECEIVED,
+                )
 
     # Uploader
 
@@ -80,7 +84,7 @@ class Ledger:
         with self._database.transaction() as connection:
             row = self._row(connection, file_name)
             if row is not None:
-                same = _describes(row, instance, size_bytes)
+                same = describes(row, instance, size_bytes)
                 if same and row.state is State.INCOMING:
                     return None
                 if not same and row.state in {State.SENT, State.REMOVED}:
@@ -148,7 +152,7 @@ class Ledger:
             if row is None:
                 # A person may have edited the sidecar: nothing in it is relied on.
                 known = Instance(
-                    **{name: value if isinstance(value := reason.get(name), str) else "" for name in _INSTANCE_COLUMNS}
+                    **{name: value if isinstance(value := reason.get(name), str) else "" for name in INSTANCE_COLUMNS}
                 )
                 self._enter(connection, file_name, known, _NOBODY, size_bytes=size_bytes, event=Event.ADOPTED)
             status = reason.get("http_status")
@@ -167,8 +171,8 @@ class Ledger:
             for start in range(0, len(names), _MAX_VARIABLES):
                 some = names[start : start + _MAX_VARIABLES]
                 marks = ",".join("?" * len(some))
-                for values in connection.execute(f"{_SELECT} WHERE file_name IN ({marks})", some):
-                    row = _typed(values)
+                for values in connection.execute(f"{SELECT} WHERE file_name IN ({marks})", some):
+                    row = typed(values)
                     found[wanted[row.file_name]] = row
         return found
 
@@ -184,7 +188,7 @@ class Ledger:
     def latest(self, limit: int) -> list[Row]:
         """The rows that were entered last, newest first."""
         with self._database.reading() as connection:
-            return [_typed(values) for values in connection.execute(f"{_SELECT} ORDER BY id DESC LIMIT ?", (limit,))]
+            return [typed(values) for values in connection.execute(f"{SELECT} ORDER BY id DESC LIMIT ?", (limit,))]
 
     def counts(self) -> dict[State, int]:
         """How many rows are in each state."""
@@ -218,24 +222,10 @@ class Ledger:
     ) -> None:
         """Insert a row in state incoming, or bring an existing one of that name back to it, and say why."""
         now = utc_text(self._now())
-        columns = ("file_name", *_INSTANCE_COLUMNS, *_SENDER_COLUMNS, "size_bytes", "received_at", "state")
-        # A release keeps what is known of the sender and of the time of receiving.
-        kept = (*_SENDER_COLUMNS, "received_at") if event is Event.RELEASED else ()
-        updates = ", ".join(f"{name} = excluded.{name}" for name in columns[1:] if name not in kept)
-        connection.execute(
-            f"INSERT INTO instances ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
-            f" ON CONFLICT (file_name) DO UPDATE SET {updates},"
-            " attempts = 0, next_attempt_at = NULL, cause = '', http_status = NULL, settled_at = NULL",
-            (
-                ledger_name(file_name),
-                *(_writable(getattr(instance, name)) for name in _INSTANCE_COLUMNS),
-                *(_writable(getattr(sender, name)) for name in _SENDER_COLUMNS),
-                size_bytes,
-                now,
-                State.INCOMING,
-            ),
-        )
-        self._append(connection, Outcome(file_name), event)
+        values = entered_values(ledger_name(file_name), instance, sender, size_bytes=size_bytes, received_at=now)
+        statement = RELEASE if event is Event.RELEASED else ENTER
+        (number,) = connection.execute(statement, values).fetchone()
+        connection.execute("INSERT INTO events (instance_id, at, event) VALUES (?, ?, ?)", (number, now, event))
 
     def _settle(
         self, connection: sqlite3.Connection, outcome: Outcome, state: State, event: Event, attempts: int = 0
@@ -263,7 +253,7 @@ class Ledger:
                 event,
                 outcome.http_status,
                 outcome.cause,
-                _writable(outcome.detail),
+                writable(outcome.detail),
                 ledger_name(outcome.file_name),
             ),
         )
@@ -275,24 +265,5 @@ class Ledger:
         )
 
     def _row(self, connection: sqlite3.Connection, file_name: str) -> Row | None:
-        values = connection.execute(f"{_SELECT} WHERE file_name = ?", (ledger_name(file_name),)).fetchone()
-        return None if values is None else _typed(values)
-
-
-def _describes(row: Row, instance: Instance | None, size_bytes: int) -> bool:
-    """Tell whether a row is that of this content; of a file that could not be read only the size tells."""
-    if row.size_bytes != size_bytes:
-        return False
-    return instance is None or all(getattr(row, name) == getattr(instance, name) for name in _INSTANCE_COLUMNS)
-
-
-def _writable(text: str) -> str:
-    """`text` with lone surrogates as escapes: SQLite takes none."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _typed(values: tuple[object, ...]) -> Row:
-    row = dict(zip((field.name for field in fields(Row)), values, strict=True))
-    row["state"] = State(str(row["state"]))
-    row["cause"] = Cause(str(row["cause"]))
-    return Row(**row)  # type: ignore[arg-type]
+        values = connection.execute(f"{SELECT} WHERE file_name = ?", (ledger_name(file_name),)).fetchone()
+        return None if values is None else typed(values)

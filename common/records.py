@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
+from common.instance import Instance
+
 
 class State(StrEnum):
     """Where the file of a row is."""
@@ -79,6 +81,16 @@ class Sender:
     calling_ae_title: str
     called_ae_title: str
     peer_address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """An instance that a receiver has stored: its name in incoming/, what it is, who sent it, its size there."""
+
+    file_name: str
+    instance: Instance
+    sender: Sender
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

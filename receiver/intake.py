@@ -12,7 +12,7 @@ from typing import Self
 from common.instance import SOP_CLASS_UID, SOP_INSTANCE_UID, Instance, is_uid, read_dataset
 from common.ledger import Ledger
 from common.part10 import part10_header
-from common.records import Sender
+from common.records import Receipt, Sender
 from common.spool import Spool
 from receiver import status
 
@@ -122,7 +122,7 @@ class Reception:
             staged.sync()
             staged.rename()
             self._spool.staging.sync_incoming()
-            self._ledger.received(staged.name, instance, sender, staged.size_bytes)
+            self._ledger.received(Receipt(staged.name, instance, sender, staged.size_bytes))
         except BaseException:
             self.discard()
             raise

@@ -19,7 +19,7 @@ from common.errors import LedgerError, LedgerVersionError
 from common.instance import Instance
 from common.ledger import Ledger
 from common.ledger_database import SCHEMA_VERSION
-from common.records import Cause, Event, Outcome, Row, Sender, State, ledger_name, utc_text
+from common.records import Cause, Event, Outcome, Receipt, Row, Sender, State, ledger_name, utc_text
 
 PROJECT = Path(__file__).parents[3]
 START = datetime(2026, 11, 24, 9, 0, 0, 123456, tzinfo=UTC)
@@ -42,12 +42,12 @@ import sys, time
 from pathlib import Path
 from common.instance import Instance
 from common.ledger import Ledger
-from common.records import Sender
+from common.records import Receipt, Sender
 print("ready", flush=True)
 sys.stdin.readline()
 ledger = Ledger(Path(sys.argv[1]))
 for n in range(20):
-    ledger.received(f"{sys.argv[2]}-{n}", Instance("1.2", "1.3", "1.4"), Sender("A", "B", "C"), n)
+    ledger.received(Receipt(f"{sys.argv[2]}-{n}", Instance("1.2", "1.3", "1.4"), Sender("A", "B", "C"), n))
 ledger.close()
 """
 
@@ -56,10 +56,10 @@ import sys
 from pathlib import Path
 from common.instance import Instance
 from common.ledger import Ledger
-from common.records import Sender
+from common.records import Receipt, Sender
 ledger = Ledger(Path(sys.argv[1]))
 for line in sys.stdin:
-    ledger.received(line.strip(), Instance("1.2", "1.3", "1.4"), Sender("A", "B", "C"), 10)
+    ledger.received(Receipt(line.strip(), Instance("1.2", "1.3", "1.4"), Sender("A", "B", "C"), 10))
     print(line, end="", flush=True)
 """
 
@@ -123,7 +123,7 @@ def sql(path: Path, statement: str, *parameters: object) -> list[tuple[Any, ...]
 
 def test_the_words_of_the_schema_are_those_of_the_code(path: Path, ledger: Ledger) -> None:
     """Every state, event and cause that the code knows is allowed by the schema, and no other."""
-    ledger.received("a.dcm", CT, SCANNER, 10)
+    ledger.received(Receipt("a.dcm", CT, SCANNER, 10))
     for column, words in (("state", State), ("cause", Cause)):
         for word in words:
             sql(path, f"UPDATE instances SET {column} = ?", word)  # noqa: S608
@@ -139,7 +139,7 @@ def test_the_words_of_the_schema_are_those_of_the_code(path: Path, ledger: Ledge
 @pytest.mark.parametrize("column", ["state", "cause"])
 def test_an_unknown_word_in_a_row_raises(path: Path, ledger: Ledger, column: str) -> None:
     """A row that holds a state or cause that we do not know is not passed on as if it were one."""
-    ledger.received("a.dcm", CT, SCANNER, 10)
+    ledger.received(Receipt("a.dcm", CT, SCANNER, 10))
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("PRAGMA ignore_check_constraints = ON")
         connection.execute(f"UPDATE instances SET {column} = 'unheard-of'")  # noqa: S608
@@ -149,7 +149,7 @@ def test_an_unknown_word_in_a_row_raises(path: Path, ledger: Ledger, column: str
 
 def test_an_unknown_event_raises(path: Path, ledger: Ledger) -> None:
     """An event that we do not know is not passed on as if it were one."""
-    ledger.received("a.dcm", CT, SCANNER, 10)
+    ledger.received(Receipt("a.dcm", CT, SCANNER, 10))
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("PRAGMA ignore_check_constraints = ON")
         connection.execute("UPDATE events SET event = 'unheard-of'")
@@ -189,7 +189,7 @@ def test_a_name_as_the_ledger_keeps_it(name: str, label: str) -> None:
 
 def test_a_received_instance_is_owed(ledger: Ledger) -> None:
     """A receiver's row holds all that is known, in state incoming, with the event received."""
-    ledger.received("a.dcm", CT, SCANNER, 10)
+    ledger.received(Receipt("a.dcm", CT, SCANNER, 10))
     assert row(ledger) == Row(
         id=1,
         file_name="a.dcm",
@@ -218,14 +218,14 @@ def test_a_received_instance_is_owed(ledger: Ledger) -> None:
 
 def test_what_is_recorded_is_there_for_others_at_once(path: Path, ledger: Ledger) -> None:
     """When `received` returns, the row is committed: another connection sees it."""
-    ledger.received("a.dcm", CT, SCANNER, 10)
+    ledger.received(Receipt("a.dcm", CT, SCANNER, 10))
     assert sql(path, "SELECT file_name FROM instances") == [("a.dcm",)]
 
 
 def test_text_that_is_no_unicode_is_recorded_escaped(ledger: Ledger) -> None:
     """Lone surrogates, which SQLite does not take, keep no instance out of the ledger."""
     odd = Instance("1.2", "1.3", "1.4", patient_id="P\udce9\0\ud800")
-    ledger.received("a.dcm", odd, Sender("A\udcff", "B", "C"), 10)
+    ledger.received(Receipt("a.dcm", odd, Sender("A\udcff", "B", "C"), 10))
     ledger.retried([Outcome("a.dcm", detail="caf\udce9")])
     assert row(ledger).patient_id == "P\\udce9\0\\ud800"
     assert ledger.events("a.dcm")[-1].detail == "caf\\udce9"
@@ -236,7 +236,7 @@ def test_text_that_is_no_unicode_is_recorded_escaped(ledger: Ledger) -> None:
 
 def test_a_retried_file_stays_owed_until_its_time(ledger: Ledger, clock: Clock) -> None:
     """Every attempt that settles nothing is counted, with its status, its cause and the time of the next."""
-    ledger.received("a.dcm", CT, SCANNER, 10)
+    ledger.received(Receipt("a.dcm", CT, SCANNER, 10))
     clock.advance(1)
     due = clock.now + timedelta(seconds=30)
     ledger.retried([Outcome("a.dcm", 500, Cause.GAVE_UP, "it said no", due)])
@@ -252,7 +252,7 @@ def test_a_retried_file_stays_owed_until_its_time(ledger: Ledger, clock: Clock) 
 def test_due_times_are_those_of_the_rows_in_a_state(ledger: Ledger, clock: Clock) -> None:
     """All rows of a state are listed, oldest first, each with the time of its next attempt or none."""
     for name in ("b.dcm", "a.dcm", "c.dcm", "d.dcm"):
-        ledger.received(name, CT, SCANNER, 10)
+        ledger.received(Receipt(name, CT, SCANNER, 10))
     ledger.retried([Outcome("a.dcm", 500, next_attempt_at=clock.now + timedelta(seconds=5))])
     ledger.sent([Outcome("c.dcm", 200)])
     ledger.quarantined(Outcome("d.dcm", 409, Cause.REFUSED), "d.dcm", attempts=1)
@@ -283,8 +283,8 @@ def test_a_scan_does_not_read_the_rows_of_all_that_was_ever_sent(path: Path, led
 
 def test_a_sent_file_is_settled(ledger: Ledger, clock: Clock) -> None:
     """The last attempt counts, the time is kept, and what was special about it."""
-    ledger.received("a.dcm", CT, SCANNER, 10)
-    ledger.received("b.dcm", OTHER_CT, SCANNER, 10)
+    ledger.received(Receipt("a.dcm", CT, SCANNER, 10))
+    ledger.received(Receipt("b.dcm", OTHER_CT, SCANNER, 10))
     ledger.retried([Outcome("a.dcm", 503, next_attempt_at=clock.now)])
     at = clock.advance(60)
     ledger.sent([Outcome("a.dcm", 200, Cause.DUPLICATE, "45070"), Outcome("b.dcm", 200)])
@@ -310,7 +310,7 @@ def test_recording_about_a_file_without_a_row_records_nothing(ledger: Ledger) ->
 
 def test_a_quarantined_file_has_its_cause(ledger: Ledger, clock: Clock) -> None:
     """The row says why and when; attempts count only where there were any."""
-    ledger.received("a.dcm", CT, SCANNER, 10)
+    ledger.received(Receipt("a.dcm", CT, SCANNER, 10))
     ledger.adopt("b.dcm", None, 5)
     at = clock.advance(1)
     ledger.quarantined(Outcome("a.dcm", 409, Cause.REFUSED, "A9xx"), "a.dcm", attempts=1)
@@ -338,7 +338,7 @@ def test_a_file_quarantined_under_another_name_takes_its_history_with_it(ledger:
 
 def test_the_settled_row_of_an_older_file_makes_way(ledger: Ledger) -> None:
     """If the name in quarantine/ is free but an older row bears it, that row keeps its history as name#id."""
-    ledger.received("a.dcm", CT, SCANNER, 10)
+    ledger.received(Receipt("a.dcm", CT, SCANNER, 10))
     ledger.quarantined(Outcome("a.dcm", 409, Cause.REFUSED), "a.dcm", attempts=1)
     ledger.adopt("folder/a.dcm", OTHER_CT, 20)
     ledger.quarantined(Outcome("folder/a.dcm", 400, Cause.REFUSED), "a.dcm", attempts=1)
@@ -367,7 +367,7 @@ def test_a_file_that_could_not_be_read_is_adopted_without_an_identity(ledger: Le
 
 def test_a_file_that_is_known_as_owed_is_not_adopted_again(ledger: Ledger, clock: Clock) -> None:
     """A row in state incoming stays as it is, with its attempts and its sender."""
-    ledger.received("a.dcm", CT, SCANNER, 10)
+    ledger.received(Receipt("a.dcm", CT, SCANNER, 10))
     ledger.retried([Outcome("a.dcm", 500, next_attempt_at=clock.now)])
     before = row(ledger)
     assert ledger.adopt("a.dcm", CT, 10) is None
@@ -383,7 +383,7 @@ def test_a_file_whose_content_changed_starts_anew(
     ledger: Ledger, clock: Clock, instance: Instance | None, size_bytes: int
 ) -> None:
     """If something else lies under the name, it is adopted with a clean slate and its own identity."""
-    ledger.received("a.dcm", CT, SCANNER, 10)
+    ledger.received(Receipt("a.dcm", CT, SCANNER, 10))
     ledger.retried([Outcome("a.dcm", 500, next_attempt_at=clock.now)])
     at = clock.advance(5)
     assert ledger.adopt("a.dcm", instance, size_bytes) is Event.ADOPTED
@@ -402,7 +402,7 @@ def test_a_file_that_becomes_readable_gets_its_identity(ledger: Ledger) -> None:
 
 def test_a_file_that_comes_back_from_quarantine_is_released_with_a_clean_slate(ledger: Ledger, clock: Clock) -> None:
     """Attempts, cause and status are gone; who sent it and when is kept."""
-    ledger.received("a.dcm", CT, SCANNER, 10)
+    ledger.received(Receipt("a.dcm", CT, SCANNER, 10))
     ledger.retried([Outcome("a.dcm", 500, next_attempt_at=clock.now)])
     ledger.quarantined(Outcome("a.dcm", 409, Cause.REFUSED), "a.dcm", attempts=1)
     received_at = row(ledger).received_at
@@ -419,7 +419,7 @@ def test_a_file_that_comes_back_from_quarantine_is_released_with_a_clean_slate(l
 @pytest.mark.parametrize("state", [State.SENT, State.REMOVED])
 def test_the_same_file_that_is_there_again_is_owed_again(ledger: Ledger, state: State) -> None:
     """After a crash between the ledger and the deletion the directory is the truth: the row says incoming again."""
-    ledger.received("a.dcm", CT, SCANNER, 10)
+    ledger.received(Receipt("a.dcm", CT, SCANNER, 10))
     if state is State.SENT:
         ledger.sent([Outcome("a.dcm", 200)])
     else:
@@ -488,7 +488,7 @@ def test_a_reason_that_a_person_edited_is_not_relied_on(ledger: Ledger, reason: 
 
 def test_a_file_that_is_known_as_quarantined_is_left_alone(ledger: Ledger) -> None:
     """A row in state quarantine stays as it is, whatever the sidecar says."""
-    ledger.received("a.dcm", CT, SCANNER, 10)
+    ledger.received(Receipt("a.dcm", CT, SCANNER, 10))
     ledger.quarantined(Outcome("a.dcm", 409, Cause.REFUSED), "a.dcm", attempts=1)
     before = row(ledger)
     ledger.adopt_quarantined("a.dcm", 99, {"cause": "gave-up"})
@@ -498,7 +498,7 @@ def test_a_file_that_is_known_as_quarantined_is_left_alone(ledger: Ledger) -> No
 
 def test_a_file_that_a_person_put_into_quarantine_follows_the_folder(ledger: Ledger) -> None:
     """A row that says incoming becomes quarantine with its sender and identity, if that is where the file is."""
-    ledger.received("a.dcm", CT, SCANNER, 10)
+    ledger.received(Receipt("a.dcm", CT, SCANNER, 10))
     ledger.adopt_quarantined("a.dcm", 10, {})
     now = row(ledger)
     assert (now.state, now.calling_ae_title, now.sop_instance_uid) == (State.QUARANTINE, "SCANNER", "1.2.3.4")
@@ -507,7 +507,7 @@ def test_a_file_that_a_person_put_into_quarantine_follows_the_folder(ledger: Led
 
 def test_what_was_sent_stays_sent_when_a_file_of_its_name_is_in_quarantine(ledger: Ledger) -> None:
     """The sent file is deleted, so the one in quarantine/ is another, with a row of its own."""
-    ledger.received("a.dcm", CT, SCANNER, 10)
+    ledger.received(Receipt("a.dcm", CT, SCANNER, 10))
     ledger.sent([Outcome("a.dcm", 200)])
     ledger.adopt_quarantined("a.dcm", 20, {"cause": "refused", "sop_instance_uid": "1.2.3.5"})
     assert (row(ledger).state, row(ledger).sop_instance_uid) == (State.QUARANTINE, "1.2.3.5")
@@ -520,7 +520,7 @@ def test_what_was_sent_stays_sent_when_a_file_of_its_name_is_in_quarantine(ledge
 def test_removed_files_are_those_still_in_that_state(ledger: Ledger, clock: Clock) -> None:
     """Rows that moved on meanwhile are left; the others are settled, and their event says from where."""
     for name in ("a.dcm", "b.dcm", "c.dcm"):
-        ledger.received(name, CT, SCANNER, 10)
+        ledger.received(Receipt(name, CT, SCANNER, 10))
     ledger.sent([Outcome("b.dcm", 200)])
     ledger.quarantined(Outcome("c.dcm", 409, Cause.REFUSED), "c.dcm", attempts=1)
     at = clock.advance(9)
@@ -559,7 +559,7 @@ def test_rows_of_many_names_at_once(ledger: Ledger) -> None:
     """More names than SQLite takes variables are asked for in pieces."""
     names = [f"{n}.dcm" for n in range(1200)]
     for name in names[::100]:
-        ledger.received(name, CT, SCANNER, 10)
+        ledger.received(Receipt(name, CT, SCANNER, 10))
     assert sorted(ledger.rows(names)) == sorted(names[::100])
     assert ledger.rows([]) == {}
 
@@ -567,7 +567,7 @@ def test_rows_of_many_names_at_once(ledger: Ledger) -> None:
 def test_latest_rows_come_newest_first(ledger: Ledger) -> None:
     """The rows that were entered last are shown first, as many as were asked for."""
     for name in ("a", "b", "c"):
-        ledger.received(name, CT, SCANNER, 10)
+        ledger.received(Receipt(name, CT, SCANNER, 10))
     assert [one.file_name for one in ledger.latest(2)] == ["c", "b"]
 
 
@@ -575,7 +575,7 @@ def test_latest_rows_come_newest_first(ledger: Ledger) -> None:
 
 
 def _do_received(ledger: Ledger) -> None:
-    ledger.received("new", CT, SCANNER, 10)
+    ledger.received(Receipt("new", CT, SCANNER, 10))
 
 
 def _do_removed(ledger: Ledger) -> None:
@@ -624,7 +624,7 @@ def test_a_row_and_its_event_are_written_together_or_not_at_all(
 ) -> None:
     """Whichever statement of an operation fails, the commit among them, nothing of it remains; then it succeeds."""
     for name in ("owed", "owed too", "sent", "quarantined"):
-        ledger.received(name, CT, SCANNER, 10)
+        ledger.received(Receipt(name, CT, SCANNER, 10))
     ledger.sent([Outcome("sent", 200)])
     ledger.quarantined(Outcome("quarantined", 409, Cause.REFUSED), "quarantined", attempts=1)
 
@@ -656,7 +656,7 @@ def test_an_exception_of_ours_in_a_transaction_is_not_a_ledger_error(path: Path,
         yield Outcome("a.dcm", 200)
         raise KeyboardInterrupt
 
-    ledger.received("a.dcm", CT, SCANNER, 10)
+    ledger.received(Receipt("a.dcm", CT, SCANNER, 10))
     with pytest.raises(KeyboardInterrupt):
         ledger.sent(outcomes())
     assert row(ledger).state is State.INCOMING
@@ -672,7 +672,7 @@ def test_the_ledger_is_for_its_owner_alone(path: Path) -> None:
     before = os.umask(0)
     try:
         ledger = Ledger(path)
-        ledger.received("a.dcm", CT, SCANNER, 10)
+        ledger.received(Receipt("a.dcm", CT, SCANNER, 10))
         modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
         ledger.close()
     finally:
@@ -693,7 +693,7 @@ def test_a_ledger_of_version_0_with_tables_of_others_is_migrated(path: Path) -> 
     """A SQLite file without our tables gets them; what else is in it stays."""
     sql(path, "CREATE TABLE notes (text)")
     ledger = Ledger(path)
-    ledger.received("a.dcm", CT, SCANNER, 10)
+    ledger.received(Receipt("a.dcm", CT, SCANNER, 10))
     ledger.close()
     assert sql(path, "SELECT * FROM notes") == []
     assert sql(path, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
@@ -749,7 +749,7 @@ def test_a_damaged_ledger_says_what_to_do(path: Path, damage: Callable[[Path], o
     """A file that SQLite calls damaged is a LedgerError with the way out, and is not touched."""
     ledger = Ledger(path)
     for n in range(100):
-        ledger.received(f"{n}.dcm", CT, SCANNER, 10)
+        ledger.received(Receipt(f"{n}.dcm", CT, SCANNER, 10))
     ledger.close()
     damage(path)
     before = path.read_bytes()
@@ -781,7 +781,7 @@ def test_a_ledger_that_cannot_be_opened_says_so_at_once(tmp_path: Path, obstacle
 def test_an_error_names_no_value_of_a_row(ledger: Ledger) -> None:
     """The text of a LedgerError is safe for a log, whatever SQLite complains about."""
     with pytest.raises(LedgerError) as raised:
-        ledger.received("a.dcm", CT, SCANNER, None)  # type: ignore[arg-type]
+        ledger.received(Receipt("a.dcm", CT, SCANNER, None))  # type: ignore[arg-type]
     assert str(raised.value) == "the ledger cannot be used now (SQLITE_CONSTRAINT_NOTNULL)"
 
 
@@ -815,9 +815,9 @@ def test_a_ledger_that_is_deleted_while_it_is_open_is_made_anew(path: Path, dele
             let_them_record(f"old{n}")
         for suffix in deleted:
             os.unlink(f"{path}{suffix}")
-        ours.received("a", CT, SCANNER, 10)
+        ours.received(Receipt("a", CT, SCANNER, 10))
         let_them_record("b")
-        ours.received("c", CT, SCANNER, 10)
+        ours.received(Receipt("c", CT, SCANNER, 10))
         assert list(ours.due_times(State.INCOMING)) == ["a", "b", "c"]
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     ours.close()
@@ -838,7 +838,7 @@ def test_a_ledger_that_is_replaced_by_rubbish_is_used_again_once_it_is_mended(pa
     new = tmp_path / "new.db"
     Ledger(new).close()
     path.write_bytes(new.read_bytes())
-    ledger.received("a.dcm", CT, SCANNER, 10)
+    ledger.received(Receipt("a.dcm", CT, SCANNER, 10))
     assert history(ledger) == [Event.RECEIVED]
     ledger.close()
 
@@ -856,7 +856,7 @@ def test_a_ledger_that_cannot_be_made_anew_is_tried_again(path: Path, monkeypatc
         patch.setattr("common.ledger_database._migrate", full)
         with pytest.raises(LedgerError):
             ledger.counts()
-    ledger.received("a.dcm", CT, SCANNER, 10)
+    ledger.received(Receipt("a.dcm", CT, SCANNER, 10))
     assert history(ledger) == [Event.RECEIVED]
     ledger.close()
 
@@ -864,7 +864,7 @@ def test_a_ledger_that_cannot_be_made_anew_is_tried_again(path: Path, monkeypatc
 def test_a_second_ledger_in_a_process_costs_the_first_no_lock(path: Path) -> None:
     """Opening the file again does not make the kernel drop the locks that SQLite holds on it in this process."""
     first = Ledger(path)
-    first.received("a.dcm", CT, SCANNER, 10)
+    first.received(Receipt("a.dcm", CT, SCANNER, 10))
     Ledger(path).close()
     # The last connection of another process to close would now take away the log of the first.
     subprocess.run(
@@ -877,7 +877,7 @@ def test_a_second_ledger_in_a_process_costs_the_first_no_lock(path: Path) -> Non
         check=True,
     )
     assert Path(f"{path}-wal").exists()
-    first.received("b.dcm", CT, SCANNER, 10)
+    first.received(Receipt("b.dcm", CT, SCANNER, 10))
     first.close()
     again = Ledger(path)
     assert list(again.due_times(State.INCOMING)) == ["a.dcm", "b.dcm"]
@@ -921,7 +921,7 @@ def test_many_threads_write_at_once(ledger: Ledger, path: Path) -> None:
         try:
             for n in range(25):
                 name = f"{thread}-{n}"
-                ledger.received(name, CT, SCANNER, n)
+                ledger.received(Receipt(name, CT, SCANNER, n))
                 ledger.retried([Outcome(name, 500)])
                 ledger.sent([Outcome(name, 200)])
         except BaseException as error:  # noqa: BLE001
@@ -944,19 +944,19 @@ def test_many_threads_write_at_once(ledger: Ledger, path: Path) -> None:
 def test_a_ledger_locked_by_another_process_is_waited_for_and_then_given_up(path: Path) -> None:
     """A writer elsewhere is waited for up to busy_seconds; reading goes on; when it is killed, so does writing."""
     ledger = Ledger(path, busy_seconds=0.1)
-    ledger.received("a.dcm", CT, SCANNER, 10)
+    ledger.received(Receipt("a.dcm", CT, SCANNER, 10))
     command = [sys.executable, "-c", HOLD_THE_LEDGER, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         started = time.monotonic()
         with pytest.raises(LedgerError, match="SQLITE_BUSY"):
-            ledger.received("b.dcm", CT, SCANNER, 10)
+            ledger.received(Receipt("b.dcm", CT, SCANNER, 10))
         assert 0.1 <= time.monotonic() - started < 5
         assert ledger.counts()[State.INCOMING] == 1
         other.send_signal(signal.SIGKILL)
         other.wait()
-    ledger.received("b.dcm", CT, SCANNER, 10)
+    ledger.received(Receipt("b.dcm", CT, SCANNER, 10))
     assert ledger.counts()[State.INCOMING] == 2
     ledger.close()
 
@@ -969,7 +969,7 @@ def test_a_writer_that_is_done_in_time_is_not_noticed(path: Path) -> None:
         assert other.stdout is not None
         other.stdout.readline()
         threading.Timer(0.2, other.kill).start()
-        ledger.received("a.dcm", CT, SCANNER, 10)
+        ledger.received(Receipt("a.dcm", CT, SCANNER, 10))
     assert history(ledger) == [Event.RECEIVED]
     ledger.close()
 
@@ -989,5 +989,5 @@ def test_a_process_that_is_killed_leaves_whole_transactions(path: Path) -> None:
     orphans = "SELECT count(*) FROM instances WHERE id NOT IN (SELECT instance_id FROM events)"
     assert sql(path, orphans) == [(0,)]
     assert sql(path, "PRAGMA integrity_check") == [("ok",)]
-    ledger.received("a.dcm", CT, SCANNER, 10)
+    ledger.received(Receipt("a.dcm", CT, SCANNER, 10))
     ledger.close()

@@ -14,7 +14,7 @@ from common import staging
 from common.errors import LedgerError, UnreadableError
 from common.ledger import Ledger
 from common.part10 import part10_header
-from common.records import Event, Sender, State
+from common.records import Event, Receipt, Sender, State
 from common.spool import Busy, Spool
 from receiver import intake as intake_module
 from receiver.intake import Intake, Stored
@@ -122,11 +122,12 @@ def test_no_uploader_can_have_it_before_its_row(intake: Intake, spool: Spool, mo
     seen = []
     original = Ledger.received
 
-    def received(self: Ledger, file_name: str, *arguments: object) -> None:
-        with pytest.raises(Busy):
-            spool.claim(file_name)
-        seen.append(file_name)
-        original(self, file_name, *arguments)  # type: ignore[arg-type]
+    def received(self: Ledger, *receipts: Receipt) -> None:
+        for one in receipts:
+            with pytest.raises(Busy):
+                spool.claim(one.file_name)
+            seen.append(one.file_name)
+        original(self, *receipts)
 
     monkeypatch.setattr(Ledger, "received", received)
     stored = take(intake, encoded())

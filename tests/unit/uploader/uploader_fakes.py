@@ -11,7 +11,7 @@ from pathlib import Path
 from common.config import SpoolConfig, UploaderConfig
 from common.ledger import Ledger
 from common.part10 import read_part10
-from common.records import Row, Sender, State
+from common.records import Receipt, Row, Sender, State
 from common.spool import Spool
 from support.samples import make_instance
 from uploader.backlog import Backlog
@@ -172,7 +172,7 @@ class Gateway:
             staged.write(content)
             staged.rename()
             instance = read_part10(io.BytesIO(content), len(content))
-            self.ledger.received(staged.name, instance, SENDER, len(content))
+            self.ledger.received(Receipt(staged.name, instance, SENDER, len(content)))
             staged.close()
         return uids
 
