@@ -15,6 +15,7 @@ from common.part10 import part10_header
 from common.records import Receipt, Sender
 from common.spool import Spool
 from receiver import status
+from receiver.group_commit import GroupCommit
 
 _CHECK_ROOM_EVERY = 64 * 1024 * 1024  # bytes
 
@@ -38,7 +39,7 @@ class Intake:
 
     def __init__(self, spool: Spool, ledger: Ledger) -> None:
         self._spool = spool
-        self._ledger = ledger
+        self._commits = GroupCommit(spool.staging, ledger)
 
     def has_room(self) -> bool:
         """Tell whether more than `min_free` is left; no, if the disk cannot even be asked."""
@@ -64,7 +65,7 @@ class Intake:
                 raise status.malformed_uid(name)
         if not self._spool.has_room():
             raise status.no_room()
-        return Reception(self._spool, self._ledger, (sop_class_uid, sop_instance_uid, transfer_syntax_uid))
+        return Reception(self._spool, self._commits, (sop_class_uid, sop_instance_uid, transfer_syntax_uid))
 
 
 class Reception:
@@ -74,13 +75,13 @@ class Reception:
 
     Args:
         spool: where the file goes.
-        ledger: its account.
+        commits: make its name durable and record it.
         uids: SOP Class, SOP Instance and Transfer Syntax UID of the command and its presentation context.
     """
 
-    def __init__(self, spool: Spool, ledger: Ledger, uids: tuple[str, str, str]) -> None:
+    def __init__(self, spool: Spool, commits: GroupCommit, uids: tuple[str, str, str]) -> None:
         self._spool = spool
-        self._ledger = ledger
+        self._commits = commits
         self._sop_class_uid, self._sop_instance_uid, self._transfer_syntax_uid = uids
         self._staged = spool.staging.open()
         self._over = False
@@ -121,8 +122,7 @@ class Reception:
             instance = self._identify()
             staged.sync()
             staged.rename()
-            self._spool.staging.sync_incoming()
-            self._ledger.received(Receipt(staged.name, instance, sender, staged.size_bytes))
+            self._commits.commit(Receipt(staged.name, instance, sender, staged.size_bytes))
         except BaseException:
             self.discard()
             raise

@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 
 from support.pipeline import ROOT, Pipeline, wait_for
 from support.programs import needs_dcmtk
@@ -106,40 +108,24 @@ def one(calls: list[Call], condition: Callable[[Call], bool], after: Call, befor
     raise AssertionError(f"no {what} between {after} and {before}")
 
 
-def response_after(calls: list[Call], renamed: Call) -> Call:
-    return next(call for call in calls if is_send(call) and call.ended > renamed.began)
-
-
 def is_send(call: Call) -> bool:
     return call.name in SENDS and call.file.startswith(("socket:", "TCP"))
 
 
-@needs_dcmtk
-@needs_strace
-def test_each_instance_is_durable_before_it_is_acknowledged(
-    traced: tuple[Pipeline, Callable[[], str]], tmp_path: Path
-) -> None:
-    """write, fsync(file), rename, fsync(incoming/), ledger commit, response: each ends before the next begins."""
-    pipeline, stop = traced
-    for number in range(5):
-        make_instance(tmp_path / "to-send" / f"{number}.dcm", PixelData=bytes(256 * 1024))
-    subprocess.run(
-        ["dcmsend", "--scan-directories", "127.0.0.1", str(pipeline.port), tmp_path / "to-send"], check=True, timeout=60
-    )
-    names = {path.name for path in pipeline.incoming()}
-    calls = calls_of(stop())
+def send(pipeline: Pipeline, folder: Path) -> None:
+    subprocess.run(["dcmsend", "--scan-directories", "127.0.0.1", str(pipeline.port), folder], check=True, timeout=120)
+
+
+def check_order(pipeline: Pipeline, calls: list[Call]) -> None:
+    """For each file of incoming/: write, fsync, rename, fsync(incoming/), ledger commit, response, one by one."""
     incoming, staging = str(pipeline.spool.incoming), str(pipeline.spool.staging.path)
     wal = f"{pipeline.spool.ledger}-wal"
-
+    uids = {path.name: dcmread(path, stop_before_pixels=True).SOPInstanceUID for path in pipeline.incoming()}
     renames = {
-        name: call for name in names for call in calls if call.name in RENAMES and call.arguments.count(name) == 2
+        name: call for name in uids for call in calls if call.name in RENAMES and call.arguments.count(name) == 2
     }
-    assert set(renames) == names
-    assert len(names) == 5
-    # An A-ASSOCIATE-AC, five responses, an A-RELEASE-RP: nothing else was sent, so nothing was sent too early.
-    assert len([call for call in calls if is_send(call)]) == 7
-    assert len({response_after(calls, renamed).began for renamed in renames.values()}) == 5
-
+    assert set(renames) == set(uids)
+    responses = [call for call in calls if is_send(call)]
     for name, renamed in renames.items():
         assert f"{staging}/{name}" in renamed.arguments or f"<{staging}>" in renamed.arguments
         assert f"{incoming}/{name}" in renamed.arguments or f"<{incoming}>" in renamed.arguments
@@ -149,11 +135,47 @@ def test_each_instance_is_durable_before_it_is_acknowledged(
         synced = [call for call in calls if call.name in SYNCS and call.file == f"{staging}/{name}"]
         file_synced = one(synced, lambda _: True, writes[-1], renamed, "fsync of the file")
         assert all(call.ended < file_synced.began for call in writes)
-        response = response_after(calls, renamed)
+        # It names the instance, and there is no other: nothing was said about it before.
+        (response,) = [call for call in responses if f"{uids[name]}" in call.arguments]
         directory_synced = one(
             calls, lambda call: call.name == "fsync" and call.file == incoming, renamed, response, "fsync of incoming/"
         )
         one(calls, lambda call: call.name in WRITES and call.file == wal, directory_synced, response, "ledger commit")
+
+
+@needs_dcmtk
+@needs_strace
+def test_each_instance_is_durable_before_it_is_acknowledged(
+    traced: tuple[Pipeline, Callable[[], str]], tmp_path: Path
+) -> None:
+    """One association: nothing is sent but the acceptance, five responses and the answer to the release."""
+    pipeline, stop = traced
+    for number in range(5):
+        make_instance(tmp_path / "to-send" / f"{number}.dcm", PixelData=bytes(256 * 1024))
+    send(pipeline, tmp_path / "to-send")
+    assert len(pipeline.incoming()) == 5
+    calls = calls_of(stop())
+    check_order(pipeline, calls)
+    assert len([call for call in calls if is_send(call)]) == 7
+
+
+@needs_dcmtk
+@needs_strace
+def test_associations_share_a_flush_of_the_directory_and_each_keeps_the_order(
+    traced: tuple[Pipeline, Callable[[], str]], tmp_path: Path
+) -> None:
+    """Six at once: fewer flushes of incoming/ than instances, and for each one between its rename and its row."""
+    pipeline, stop = traced
+    for sender in range(6):
+        for number in range(10):
+            make_instance(tmp_path / str(sender) / f"{number}.dcm")
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda sender: send(pipeline, tmp_path / str(sender)), range(6)))
+    assert len(pipeline.incoming()) == 60
+    calls = calls_of(stop())
+    check_order(pipeline, calls)
+    flushes = [call for call in calls if call.name == "fsync" and call.file == str(pipeline.spool.incoming)]
+    assert len(flushes) < 60
 
 
 def test_a_trace_of_several_threads_is_read_as_it_was() -> None:

@@ -1,0 +1,158 @@
+"""R4 and R5 of several associations together, with a staging and a ledger that can be held up."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from common.errors import LedgerError
+from common.instance import Instance
+from common.ledger import Ledger
+from common.records import Receipt, Sender
+from common.staging import Staging
+from receiver.group_commit import GroupCommit
+from support.pipeline import wait_for
+
+SENDER = Sender("CT-1", "STOWGATE", "192.0.2.7")
+
+
+def receipt(name: str) -> Receipt:
+    return Receipt(name, Instance("1.2", "1.3", "1.4"), SENDER, 10)
+
+
+class HeldStaging(Staging):
+    """Counts its flushes, and keeps each until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("/nowhere"), Path("/nowhere"))
+        self.begun = 0
+        self.go = threading.Semaphore(0)
+        self.error: OSError | None = None
+
+    def sync_incoming(self) -> None:
+        """Flush when it is let go."""
+        self.begun += 1
+        assert self.go.acquire(timeout=10)
+        if self.error is not None:
+            raise self.error
+
+
+class Book(Ledger):
+    """Remembers the transactions that it was asked for, and refuses those with a row that it does not like."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+        self.recorded: list[str] = []
+        self.refused: set[str] = set()
+
+    def received(self, *receipts: Receipt) -> None:
+        """Record all or none."""
+        names = [one.file_name for one in receipts]
+        self.asked.append(names)
+        if self.refused & set(names):
+            raise LedgerError("the ledger cannot be used now")
+        self.recorded += names
+
+
+class Crowd:
+    """Associations that commit at the same time: the first holds the flush until the others wait for the next."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        self.staging = HeldStaging()
+        self.book = Book()
+        self.commits = GroupCommit(self.staging, self.book)
+
+    def run(self, before_last: Callable[[], None] = lambda: None) -> dict[str, BaseException | None]:
+        """What became of each."""
+        with ThreadPoolExecutor(len(self.names)) as pool:
+            outcomes: dict[str, Future[None]] = {}
+            for number, name in enumerate(self.names):
+                outcomes[name] = pool.submit(self.commits.commit, receipt(name))
+                # The first has begun to flush; each of the others is in the queue.
+                wait_for(lambda number=number: len(self.commits._waiting) == number and self.staging.begun == 1)
+            before_last()
+            self.staging.go.release(2)
+            return {name: outcome.exception(10) for name, outcome in outcomes.items()}
+
+
+def test_one_alone_is_committed_by_its_own_thread() -> None:
+    """A flush, a transaction, and no other thread."""
+    crowd = Crowd(["a"])
+    crowd.staging.go.release()
+    threads = threading.active_count()
+    crowd.commits.commit(receipt("a"))
+    assert (crowd.staging.begun, crowd.book.asked) == (1, [["a"]])
+    assert threading.active_count() == threads
+
+
+def test_all_who_wait_share_one_flush_and_one_transaction() -> None:
+    """Those who came during a flush were renamed after it began: they get the next one, together."""
+    crowd = Crowd(["a", "b", "c", "d"])
+    assert set(crowd.run().values()) == {None}
+    assert crowd.staging.begun == 2
+    assert crowd.book.asked == [["a"], ["b", "c", "d"]]
+
+
+def test_nobody_returns_before_the_row_is_recorded() -> None:
+    """While the flush is under way, no one has an answer, nor a row."""
+    crowd = Crowd(["a", "b", "c"])
+    seen = []
+    crowd.run(lambda: seen.append(list(crowd.book.recorded)))
+    assert seen == [[]]
+    assert crowd.book.recorded == ["a", "b", "c"]
+
+
+def test_a_flush_that_fails_fails_for_all_who_shared_it() -> None:
+    """No second try: the kernel reports a failed flush once. Nothing is recorded, and the next ones are served."""
+    crowd = Crowd(["a", "b", "c"])
+    crowd.staging.error = OSError(5, "Input/output error")
+    outcomes = crowd.run()
+    assert {str(error) for error in outcomes.values()} == {"[Errno 5] Input/output error"}
+    assert (crowd.staging.begun, crowd.book.asked) == (2, [])
+    crowd.staging.error = None
+    crowd.staging.go.release()
+    crowd.commits.commit(receipt("d"))
+    assert crowd.book.recorded == ["d"]
+
+
+def test_a_row_that_the_ledger_refuses_harms_no_other() -> None:
+    """The transaction of all is given up, and each gets its own."""
+    crowd = Crowd(["a", "b", "c", "d"])
+    crowd.book.refused = {"c"}
+    outcomes = crowd.run()
+    assert isinstance(outcomes["c"], LedgerError)
+    assert [name for name, error in outcomes.items() if error is None] == ["a", "b", "d"]
+    assert crowd.book.recorded == ["a", "b", "d"]
+    assert crowd.staging.begun == 2
+
+
+def test_an_error_that_nobody_foresaw_reaches_everybody_and_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits is woken, and the next one finds nobody at work."""
+    crowd = Crowd(["a", "b", "c"])
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(crowd.book, "received", fail)
+        outcomes = crowd.run()
+    assert {type(error) for error in outcomes.values()} == {ZeroDivisionError}
+    crowd.staging.go.release()
+    crowd.commits.commit(receipt("d"))
+    assert crowd.book.recorded == ["d"]
+
+
+def test_many_threads_lose_nothing(tmp_path: Path) -> None:
+    """Hundreds of commits from eight threads, into a real folder and a real ledger: each has its row, in few groups."""
+    for folder in ("incoming", "staging"):
+        (tmp_path / folder).mkdir()
+    ledger = Ledger(tmp_path / "ledger.db")
+    commits = GroupCommit(Staging(tmp_path / "staging", tmp_path / "incoming"), ledger)
+    names = [f"{number}.dcm" for number in range(400)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: commits.commit(receipt(name)), names))
+    assert ledger.rows(names).keys() == set(names)
+    ledger.close()
