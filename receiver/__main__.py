@@ -49,13 +49,15 @@ def main(argv: list[str]) -> int:
     except StowgateError as error:
         log.error("cannot start", reason=error)
         return 1
+    intake = Intake(spool, ledger)
     try:
-        scp = StorageScp(config.receiver, Intake(spool, ledger), tls)
+        scp = StorageScp(config.receiver, intake, tls)
     except OSError as error:
         log.error("cannot start", reason=_cannot_listen(config, error))
         return 1
     scp.start()
     exit_status = _serve(scp, config.receiver.shutdown_seconds)
+    intake.close()
     ledger.close()
     log.info("stopped")
     return exit_status

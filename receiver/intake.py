@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from common.instance import SOP_CLASS_UID, SOP_INSTANCE_UID, Instance, is_uid, read_dataset
+from common.instance import SOP_CLASS_UID, SOP_INSTANCE_UID, Instance, is_uid, read_dataset, read_head
 from common.ledger import Ledger
 from common.part10 import part10_header
 from common.records import Receipt, Sender
 from common.spool import Spool
+from common.staging import Staged
 from receiver import status
+from receiver.files_ahead import FilesAhead
 from receiver.group_commit import GroupCommit
 
 _CHECK_ROOM_EVERY = 64 * 1024 * 1024  # bytes
+_HEAD = 32 * 1024  # bytes of the dataset that are kept to read its identity from
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,15 @@ class Intake:
     def __init__(self, spool: Spool, ledger: Ledger) -> None:
         self._spool = spool
         self._commits = GroupCommit(spool.staging, ledger)
+        self._ahead = FilesAhead(spool.staging.open)
+
+    def prepare(self) -> None:
+        """Make ready for a next instance, while nobody waits."""
+        self._ahead.restock()
+
+    def close(self) -> None:
+        """Remove what was made ready. Nothing can be taken any more."""
+        self._ahead.close()
 
     def has_room(self) -> bool:
         """Tell whether more than `min_free` is left; no, if the disk cannot even be asked."""
@@ -65,7 +77,8 @@ class Intake:
                 raise status.malformed_uid(name)
         if not self._spool.has_room():
             raise status.no_room()
-        return Reception(self._spool, self._commits, (sop_class_uid, sop_instance_uid, transfer_syntax_uid))
+        uids = (sop_class_uid, sop_instance_uid, transfer_syntax_uid)
+        return Reception(self._spool, self._commits, self._ahead.take(), uids)
 
 
 class Reception:
@@ -75,20 +88,22 @@ class Reception:
 
     Args:
         spool: where the file goes.
+        staged: the file, empty.
         commits: make its name durable and record it.
         uids: SOP Class, SOP Instance and Transfer Syntax UID of the command and its presentation context.
     """
 
-    def __init__(self, spool: Spool, commits: GroupCommit, uids: tuple[str, str, str]) -> None:
+    def __init__(self, spool: Spool, commits: GroupCommit, staged: Staged, uids: tuple[str, str, str]) -> None:
         self._spool = spool
         self._commits = commits
         self._sop_class_uid, self._sop_instance_uid, self._transfer_syntax_uid = uids
-        self._staged = spool.staging.open()
+        self._staged = staged
         self._over = False
         self._check_room_at = _CHECK_ROOM_EVERY
         header = part10_header(*uids)
         self._dataset_at = len(header)
-        self.write(header)
+        self._head = bytearray()
+        self._write(header)
 
     def write(self, fragment: bytes | bytearray | memoryview) -> None:
         """Append a fragment of the dataset, exactly as it was received.
@@ -97,8 +112,13 @@ class Reception:
             Refusal: there is no room for more. The reception is over.
             OSError: it cannot be written. The reception is over.
         """
+        if len(self._head) < _HEAD:
+            self._head += fragment[: _HEAD - len(self._head)]
+        self._write(fragment)
+
+    def _write(self, data: bytes | bytearray | memoryview) -> None:
         try:
-            self._staged.write(fragment)
+            self._staged.write(data)
             if self._staged.size_bytes >= self._check_room_at:
                 # Instances are gigabytes, and many come at once: the check at the beginning is not enough.
                 self._check_room_at = self._staged.size_bytes + _CHECK_ROOM_EVERY
@@ -119,6 +139,7 @@ class Reception:
         """
         staged = self._staged
         try:
+            staged.settle()
             instance = self._identify()
             staged.sync()
             staged.rename()
@@ -150,8 +171,11 @@ class Reception:
         """What the dataset says it is, once command and dataset agree."""
         if self._staged.size_bytes == self._dataset_at:
             raise status.no_dataset()
-        with self._staged.reader(self._dataset_at) as reader:
-            instance = read_dataset(reader, self._transfer_syntax_uid)
+        size_bytes = self._staged.size_bytes - self._dataset_at
+        instance = read_head(self._head, size_bytes, self._transfer_syntax_uid)
+        if instance is None:
+            with self._staged.reader(self._dataset_at) as reader:
+                instance = read_dataset(reader, self._transfer_syntax_uid)
         if instance.sop_class_uid != self._sop_class_uid:
             raise status.mismatch("SOP Class UID", SOP_CLASS_UID)
         if instance.sop_instance_uid != self._sop_instance_uid:

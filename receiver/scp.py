@@ -39,6 +39,9 @@ class Intake(Protocol):
     def begin(self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, /) -> Reception:
         """Begin to take an instance."""
 
+    def prepare(self) -> None:
+        """Make ready for a next instance, while nobody waits."""
+
 
 class StorageScp:
     """Listens, and passes instances to the intake. The port is bound when it is made.
@@ -123,12 +126,18 @@ class _Store:
         self._intake = intake
         self._sender = sender
         self._foreign = foreign
+        self._stored: Stored | None = None  # and not yet logged
 
     def begin(self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> Reception:
         return self._intake.begin(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
 
     def commit(self, reception: Any) -> None:
-        stored: Stored = reception.commit(self._sender)
+        self._stored = reception.commit(self._sender)
+
+    def answered(self) -> None:
+        stored, self._stored = self._stored, None
+        if stored is None:
+            return
         log.info(
             "stored",
             file=stored.file_name,
@@ -138,6 +147,7 @@ class _Store:
             calling_ae_title=self._sender.calling_ae_title,
             peer=self._sender.peer_address,
         )
+        self._intake.prepare()
 
     def refused(self, error: Exception, sop_instance_uid: str) -> status.Refusal:
         if not isinstance(error, StowgateError | OSError):

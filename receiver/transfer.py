@@ -69,6 +69,9 @@ class Store(Protocol):
     def commit(self, reception: Reception) -> None:
         """Make it durable, or raise; then it is acknowledged."""
 
+    def answered(self) -> None:
+        """The sender has its answer, or cannot be reached any more: time for what it need not wait for."""
+
     def refused(self, error: Exception, sop_instance_uid: str) -> Refusal:
         """What to answer for an exception of the others; `sop_instance_uid` is of the command, and may be none."""
 
@@ -228,7 +231,10 @@ class Transfer:
         refusal, self._refusal = self._refusal, None
         self._command = None
         if command is not None:
-            self._answer(command, refusal or Refusal(status.SUCCESS, ""))
+            try:
+                self._answer(command, refusal or Refusal(status.SUCCESS, ""))
+            finally:
+                self._store.answered()
 
     def _answer(self, command: Command, refusal: Refusal) -> None:
         context_id, self._context_id = self._context_id, 0

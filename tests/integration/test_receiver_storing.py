@@ -48,7 +48,7 @@ def test_the_dataset_lies_in_incoming_as_it_was_sent(pipeline: Pipeline) -> None
         peer.release()
     header = part10_header(CT, str(dataset.SOPInstanceUID), EXPLICIT)
     assert only_file(pipeline).read_bytes() == header + encoded(dataset)
-    assert list(pipeline.spool.staging.path.iterdir()) == []
+    assert pipeline.half_received() == []
 
 
 def test_the_ledger_row_is_complete(pipeline: Pipeline) -> None:
@@ -192,7 +192,7 @@ def refused(pipeline: Pipeline, content: bytes | Dataset | None, status: int, **
         answer = peer.answer()
         assert f"{answer.Status:04X}" == f"{status:04X}"
         assert pipeline.incoming() == []
-        assert list(pipeline.spool.staging.path.iterdir()) == []
+        assert pipeline.half_received() == []
         assert peer.echo(3).Status == 0x0000
         assert peer.store(instance()).Status == 0x0000
         peer.release()
@@ -379,5 +379,5 @@ def test_a_dataset_cut_by_its_sender_leaves_nothing(pipeline: Pipeline) -> None:
         peer.associate()
         assert peer.store(instance()).Status == 0x0000
         peer.release()
-    wait_for(lambda: list(pipeline.spool.staging.path.iterdir()) == [])
+    wait_for(lambda: pipeline.half_received() == [])
     assert len(pipeline.incoming()) == len(pipeline.rows()) == 1

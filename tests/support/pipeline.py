@@ -125,6 +125,10 @@ class Pipeline:
         """The files in incoming/."""
         return [path for path in self.spool.incoming.rglob("*") if not path.is_dir() or path.is_symlink()]
 
+    def half_received(self) -> list[Path]:
+        """The files in staging/ that hold something: a receiver keeps empty ones ready."""
+        return [path for path in self.spool.staging.path.iterdir() if path.stat().st_size]
+
     def quarantined(self) -> set[str]:
         """The names of what is in quarantine/, without the sidecars."""
         return set(self.spool.quarantine.names())

@@ -60,6 +60,58 @@ transfer._CLOSE_SECONDS = 0.02  # the scripted peers do not close by themselves
 UNRECOGNIZED_PDU, UNEXPECTED_PDU, INVALID_PARAMETER = (2, 1), (2, 2), (2, 6)
 BY_USER = (0, 0)
 
+# After the answer
+
+
+class Waiting(Recorder):
+    """Looks, whenever it is told that an answer went out, whether the peer has it."""
+
+    def __init__(self, peer: socket.socket, error: Exception | None = None) -> None:
+        super().__init__(error, "commit")
+        self.peer = peer
+        self.received: list[bytes] = []
+
+    def answered(self) -> None:
+        """Look."""
+        self.received.append(self.peer.recv(1000, socket.MSG_DONTWAIT))
+
+
+@pytest.mark.parametrize("error", [None, LedgerError("locked")], ids=["stored", "refused"])
+def test_what_the_sender_need_not_wait_for_is_done_after_its_answer(error: Exception | None) -> None:
+    """Once for each C-STORE, with its response at the peer; a C-ECHO is none."""
+    ours, peer = socket.socketpair()
+    with ours, peer:
+        recorder = Waiting(peer, error)
+        peer.sendall(store(b"one", "1.2.1") + store(b"two", "1.2.2"))
+        peer.shutdown(socket.SHUT_WR)
+        ours.settimeout(5)
+        Transfer(ours, CONTEXTS, MAX_PDU, recorder).run()
+    assert [(b"1.2.1" in response, b"1.2.2" in response) for response in recorder.received] == [
+        (True, False),
+        (False, True),
+    ]
+    recorder = Recorder()
+    play(pdu(pdv(1, COMMAND_LAST, echo_command(1))), recorder)
+    assert recorder.answers == 0
+
+
+def test_what_is_done_after_an_answer_is_done_if_there_is_nobody_to_answer() -> None:
+    """A sender that is gone when its instance is stored."""
+    ours, peer = socket.socketpair()
+    with ours, peer:
+
+        class Gone(Recorder):
+            def commit(self, reception: Recording) -> None:
+                super().commit(reception)
+                ours.shutdown(socket.SHUT_WR)
+
+        recorder = Gone()
+        peer.sendall(store(b"one", "1.2.1"))
+        ours.settimeout(5)
+        assert Transfer(ours, CONTEXTS, MAX_PDU, recorder).run() is End.BROKEN
+    assert (len(recorder.committed), recorder.answers) == (1, 1)
+
+
 # Fragments: any bytes, any split
 
 

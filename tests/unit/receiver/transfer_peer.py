@@ -114,6 +114,7 @@ class Recorder:
         self.begun: list[Recording] = []
         self.committed: list[Instance] = []
         self.passed_on: list[tuple[int, list[bytes]]] = []
+        self.answers = 0
         self._error, self._where, self._at = error, where, at
 
     def fail(self, where: str, at: int = 1) -> None:
@@ -136,6 +137,10 @@ class Recorder:
         self.fail("commit")
         assert not reception.discarded
         self.committed.append((*reception.uids, bytes(reception.content)))
+
+    def answered(self) -> None:
+        """Count the answers to C-STORE requests."""
+        self.answers += 1
 
     def refused(self, error: Exception, sop_instance_uid: str) -> Refusal:  # noqa: ARG002 - as the receiver calls it
         """As the receiver's own."""
