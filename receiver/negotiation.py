@@ -268,7 +268,7 @@ def _uid(value: bytes) -> str:
 
 def _ae_title(field: bytes | bytearray, name: str) -> str:
     try:
-        title = field.decode("ascii").strip()
+        title = field.decode("ascii").strip("\0 ")
     except UnicodeDecodeError as error:
         raise ProtocolError(f"expected a {name} AE title of ASCII characters") from error
     if not title or not title.isprintable() or "\\" in title:

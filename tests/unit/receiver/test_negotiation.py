@@ -143,6 +143,16 @@ def test_a_request_is_read_as_it_was_written(case: tuple[bytes, Proposal]) -> No
     assert Proposal.parse(content) == expected
 
 
+def test_ae_titles_padded_with_zeros_are_read() -> None:
+    """Some devices fill with zeros instead of spaces (PS3.8 Table 9-11); the answer repeats what they wrote."""
+    content = (
+        fixed(b"STOWGATE\0\0\0\0\0\0\0\0", b"CT 1\0\0\0\0 \0\0\0\0\0\0\0") + APPLICATION_ITEM + CT_ITEM + USER_ITEM
+    )
+    parsed = Proposal.parse(content)
+    assert (parsed.called_ae_title, parsed.calling_ae_title) == ("STOWGATE", "CT 1")
+    assert content[4:68] in encode_accept(parsed, decide(parsed), 16384)
+
+
 @settings(max_examples=30, deadline=None)
 @given(proposals())
 def test_a_request_that_is_cut_is_malformed_or_shorter(case: tuple[bytes, Proposal]) -> None:
