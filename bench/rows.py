@@ -70,11 +70,11 @@ class Bench:
         """
         with kind(self.folder(), nodelay=nodelay, max_pdu=self.peer_pdu, processes=processes) as peer:
             scu.short_associations(peer.port, samples.SMALL, _WARMING, contexts=1)
-            settle(size_bytes)
+            even_out(size_bytes)
             yield peer
 
 
-def settle(size_bytes: int) -> None:
+def even_out(size_bytes: int) -> None:
     """Let the disk write what is left to write, and have memory for a page cache of so many bytes at hand.
 
     The memory of a virtual machine is given to it page by page, when it is first used and after it was free for some
@@ -139,7 +139,7 @@ def _sent(kind: str, *, nodelay: bool, associations: int = 1, megabytes: bool = 
         size_bytes = count * sample.file_bytes
         per_second = count * (sample.file_bytes / 1e6 if megabytes else 1)
         if peer == DISK:
-            settle(size_bytes)
+            even_out(size_bytes)
             return per_second / senders.write_durably(bench.folder(), files)
         processes = 2 if associations > 1 and peer == OURS else 1
         with bench.receiver(PEERS[peer], nodelay=nodelay, processes=processes, size_bytes=size_bytes) as receiver:

@@ -104,9 +104,9 @@ class Staged:
             self.size_bytes += written
             view = view[written:]
         if self.size_bytes - self._started >= _WRITE_AT_ONCE:
-            self.settle()
+            self.begin_flush()
 
-    def settle(self) -> None:
+    def begin_flush(self) -> None:
         """Let the disk begin with what was written, so that `sync` has less to wait for. Promises nothing."""
         start_writing(self._fd, self._started, self.size_bytes - self._started)
         self._started = self.size_bytes

@@ -139,7 +139,7 @@ class Reception:
         """
         staged = self._staged
         try:
-            staged.settle()
+            staged.begin_flush()
             instance = self._identify()
             staged.sync()
             staged.rename()

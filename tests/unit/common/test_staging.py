@@ -93,7 +93,7 @@ def test_the_way_to_the_disk_begins_while_a_file_is_written(spool: Spool, monkey
     for _ in range(5):
         staged.write(bytes(100 * 1024))
     assert started == [(0, 300 * 1024)]
-    staged.settle()
+    staged.begin_flush()
     staged.sync()
     assert started == [(0, 300 * 1024), (300 * 1024, 200 * 1024)]
     staged.withdraw()
