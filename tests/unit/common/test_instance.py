@@ -554,6 +554,22 @@ def test_the_first_bytes_tell_the_identity_once_it_is_in_them(transfer_syntax_ui
     for reach in range(len(identity) + 1):
         assert read_head(data[:reach], len(data), transfer_syntax_uid) is None
     assert read_head(identity, len(identity), transfer_syntax_uid) == ours(transfer_syntax_uid)
+    for reach in range(len(identity)):
+        assert read_head(identity[:reach], len(identity), transfer_syntax_uid) is None
+
+
+def test_the_first_bytes_of_a_dataset_in_another_vr_encoding_are_not_guessed_at() -> None:
+    """An empty element with a VR, read as implicit VR, has a length that leads into the middle of the pixels."""
+    first = E.element(0x00080005, "CS", "")
+    pixels = bytearray(40_000)
+    elsewhere = 8 + int.from_bytes(first[4:8], "little") - len(first) - len(b"".join(E.identity())) - 12
+    other = Writer(IMPLICIT)
+    guess = other.element(0x00080016, "UI", "9.9") + other.element(0x00080018, "UI", "9.9.9")
+    guess += other.header(0x7FE00010, "OW", 10)
+    pixels[elsewhere : elsewhere + len(guess)] = guess
+    data = first + b"".join(E.identity()) + E.header(0x7FE00010, "OW", len(pixels)) + pixels
+    assert read_dataset(io.BytesIO(data), IMPLICIT) == ours(IMPLICIT)
+    assert read_head(data[:32768], len(data), IMPLICIT) is None
 
 
 def _huge(*parts: bytes | int) -> list[bytes | int]:
