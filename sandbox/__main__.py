@@ -59,6 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--username", help="ask for Basic authentication, together with --password")
     parser.add_argument("--password")
     parser.add_argument("--token", help="ask for this bearer token")
+    parser.add_argument(
+        "--tokens", metavar="FILE", help="ask for one of the bearer tokens in this file, one a line; read each time"
+    )
     parser.add_argument("--tls-certificate", help="PEM file: serve https, together with --tls-key")
     parser.add_argument("--tls-key", help="PEM file")
     parser.add_argument("--tls-client-ca", help="PEM file: ask clients for a certificate of this CA")
@@ -96,6 +99,7 @@ def _settings(arguments: argparse.Namespace) -> tuple[Settings | None, list[str]
         root=root,
         rules=tuple(rules),
         credentials=tuple(credentials),
+        tokens=None if arguments.tokens is None else os.path.abspath(arguments.tokens),
         quiet=arguments.quiet,
         tls=tls,
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import hmac
 import logging
 import signal
@@ -34,6 +35,7 @@ class Settings:
         directory: where the instances are kept; None to keep none.
         root: path of the DICOMweb service, empty or with a slash in front and none behind.
         credentials: acceptable values of the Authorization header; empty to ask for none.
+        tokens: a file of bearer tokens to accept as well, one a line, read for each request; None for none.
     """
 
     host: str
@@ -42,6 +44,7 @@ class Settings:
     root: str
     rules: tuple[Rule, ...] = ()
     credentials: tuple[str, ...] = ()
+    tokens: str | None = None
     quiet: bool = False
     tls: ssl.SSLContext | None = None
 
@@ -123,14 +126,16 @@ def _stop_on_signals() -> asyncio.Event:
 
 
 def _authentication(settings: Settings, journal: Journal) -> Middleware:
-    schemes = sorted({accepted.partition(" ")[0] for accepted in settings.credentials})
+    schemes = sorted({known.partition(" ")[0] for known in settings.credentials})
+    if settings.tokens is not None and "Bearer" not in schemes:
+        schemes.append("Bearer")
     expected = f"expected Authorization: {' or '.join(schemes)} …"
 
     @web.middleware
     async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get(hdrs.AUTHORIZATION, "").encode()
-        accepted = [hmac.compare_digest(given, known.encode()) for known in settings.credentials]
-        if not accepted or any(accepted) or request.path == "/":
+        accepted = [hmac.compare_digest(given, known.encode()) for known in _acceptable(settings)]
+        if not schemes or any(accepted) or request.path == "/":
             return await handler(request)
         if request.path.startswith(f"{settings.root}/studies"):
             refused = f"{expected}, found {'another' if given else 'none'}"
@@ -141,6 +146,15 @@ def _authentication(settings: Settings, journal: Journal) -> Middleware:
         return refusal
 
     return authenticate
+
+
+def _acceptable(settings: Settings) -> list[str]:
+    """The values of the Authorization header that are good now."""
+    known = list(settings.credentials)
+    if settings.tokens is not None:
+        with contextlib.suppress(FileNotFoundError), open(settings.tokens, encoding="ascii") as file:
+            known += [bearer(line.strip()) for line in file if line.strip()]
+    return known
 
 
 def _without_request(record: logging.LogRecord) -> bool:
