@@ -7,6 +7,7 @@ What each setting is, its default and its range is declared in `common.settings`
 """
 
 import argparse
+import importlib.util
 import os
 import stat
 import sys
@@ -52,6 +53,22 @@ __all__ = [
 
 _BROKEN = 2
 
+# Which `auth` a key belongs to. bearer needs one of two, google and aws find their credentials by themselves.
+_CREDENTIALS = {
+    "username": Auth.BASIC,
+    "password": Auth.BASIC,
+    "token": Auth.BEARER,
+    "token_file": Auth.BEARER,
+    "oauth2_token_url": Auth.OAUTH2,
+    "oauth2_client_id": Auth.OAUTH2,
+    "oauth2_client_secret": Auth.OAUTH2,
+    "oauth2_scope": Auth.OAUTH2,
+}
+_NEEDED = frozenset(("username", "password", "oauth2_token_url", "oauth2_client_id", "oauth2_client_secret"))
+
+# The module that an `auth` needs beside requirements.txt, and the file that pins it.
+_LIBRARIES = {Auth.GOOGLE: ("google.auth", "requirements-google.txt"), Auth.AWS: ("botocore", "requirements-aws.txt")}
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -91,7 +108,8 @@ def load(path: Path, environ: Mapping[str, str] | None = None, *, files_of: Coll
     Args:
         path: the ini file, UTF-8.
         environ: the environment; None stands for that of this process.
-        files_of: sections whose files must exist and be readable by this process.
+        files_of: sections whose files must exist and be readable by this process, and whose optional libraries
+            must be installed.
 
     Raises:
         ConfigError: something is wrong; it carries every problem found, and no secret.
@@ -113,11 +131,13 @@ def load(path: Path, environ: Mapping[str, str] | None = None, *, files_of: Coll
         else:
             values[setting.section][setting.key] = value
     _check_receiver(draft)
-    _check_destination(draft, values["destination"].get("auth"))
+    _check_destination(draft, values["destination"])
     _check_backoff(draft, values["uploader"])
     for section in SECTIONS:
         if section in files_of:
             _check_files(draft, section, values[section])
+    if "destination" in files_of:
+        _check_library(draft, values["destination"].get("auth"))
 
     if draft.problems:
         raise ConfigError(tuple(draft.problems))
@@ -176,26 +196,43 @@ def _check_receiver(draft: Draft) -> None:
         draft.refuse("receiver", "tls_client_ca", "expected nothing, because TLS is off without tls_certificate")
 
 
-def _check_destination(draft: Draft, auth: Auth | None) -> None:
-    """Hold credentials to `auth`; None when that is unfit itself."""
+def _check_destination(draft: Draft, values: Mapping[str, Any]) -> None:
+    """Hold the keys of [destination] to each other."""
     is_set = _is_set(draft, "destination")
     if is_set("client_key") and not is_set("client_certificate"):
         draft.refuse("destination", "client_key", "expected nothing, because client_certificate is not set")
 
-    offered = SETTINGS["destination", "auth"].kind.expected
-    for setting in _settings_of("destination"):
-        if setting.key.startswith("oauth2_") and is_set(setting.key):
-            why = f"not built yet in this version; expected nothing, and for auth {offered}"
-            draft.refuse("destination", setting.key, why)
-    if auth is Auth.OAUTH2:
-        draft.refuse("destination", "auth", f"oauth2 is not built yet in this version; expected {offered}")
-    if auth is None or auth is Auth.OAUTH2:
+    auth: Auth | None = values.get("auth")
+    if auth is None:
         return
-    for key, owner in (("username", Auth.BASIC), ("password", Auth.BASIC), ("token", Auth.BEARER)):
-        if auth is owner and not is_set(key):
-            draft.refuse("destination", key, f"expected a value, because auth is {auth.value}; found nothing")
+    for key, owner in _CREDENTIALS.items():
         if auth is not owner and is_set(key):
             draft.refuse("destination", key, f"expected nothing, because auth is {auth.value}, not {owner.value}")
+        elif auth is owner and key in _NEEDED and not is_set(key):
+            draft.refuse("destination", key, f"expected a value, because auth is {auth.value}; found nothing")
+    if auth is Auth.BEARER and is_set("token") == is_set("token_file"):
+        found = "found both" if is_set("token") else "found nothing"
+        draft.refuse("destination", "token", f"expected a value here or in token_file, because auth is bearer; {found}")
+    for name, _ in values.get("headers", ()):
+        ours = auth is not Auth.NONE and name.lower() == "authorization"
+        if ours or (auth is Auth.AWS and name.lower().startswith("x-amz-")):
+            draft.refuse("destination", "headers", f"expected no {name}, because auth is {auth.value}")
+
+
+def _check_library(draft: Draft, auth: Auth | None) -> None:
+    """Look for the optional library of an `auth`, without importing it."""
+    library, extra = _LIBRARIES.get(auth, ("", "")) if auth else ("", "")
+    if library and not _is_installed(library):
+        command = f"{sys.executable or 'python3'} -m pip install -r {extra}"
+        why = f"{library} must be installed for {auth.value if auth else ''}; found none: {command}"
+        draft.refuse("destination", "auth", why)
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it should be in
+        return False
 
 
 def _check_backoff(draft: Draft, uploader: Mapping[str, float]) -> None:

@@ -21,11 +21,13 @@ from common.settings_texts import (
     AETitles,
     File,
     Folder,
+    Headers,
     Host,
     Network,
     Networks,
     Proxy,
     Text,
+    TokenUrl,
     Url,
 )
 from common.settings_types import Choice, Kind, Seconds, Size, Whole, YesNo
@@ -40,6 +42,8 @@ _PLAIN = Text(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]", "text without control chara
 _USERNAME = Text(r"[^:\x00-\x1f\x7f-\x9f\ud800-\udfff]", "text without colon or control characters")
 _PASSWORD = Text(_PLAIN.pattern, _PLAIN.words, secret=True)
 _TOKEN = Text(r"[\x21-\x7e]", "visible ASCII characters without spaces", secret=True)
+# RFC 6749 Appendix A.4.
+_SCOPE = Text(r"[\x21\x23-\x5b\x5d-\x7e ]", "ASCII words separated by spaces, without quotes or backslashes")
 
 
 class Auth(enum.Enum):
@@ -50,9 +54,13 @@ class Auth(enum.Enum):
     BASIC = "basic"
     """By `username` and `password` (RFC 7617)."""
     BEARER = "bearer"
-    """By `token` (RFC 6750)."""
+    """By `token`, or what `token_file` holds (RFC 6750)."""
     OAUTH2 = "oauth2"
-    """By a token fetched with the client credentials grant. Not built yet: `config.load` refuses it."""
+    """By a token fetched with the client credentials grant (RFC 6749 4.4)."""
+    GOOGLE = "google"
+    """By a token of Google's Application Default Credentials. Optional: needs google-auth."""
+    AWS = "aws"
+    """By AWS Signature Version 4. Optional: needs botocore."""
 
 
 class LogFormat(enum.Enum):
@@ -149,14 +157,20 @@ class DestinationConfig:
     )
     connect_timeout_seconds: float = _setting(Seconds(0.1, 3600), "30", "How long connecting may take")
     read_timeout_seconds: float = _setting(Seconds(0.1, 86400), "300", "How long the answer may be silent")
-    auth: Auth = _setting(Choice(Auth, unbuilt=(Auth.OAUTH2,)), "none", "How to authenticate")
+    auth: Auth = _setting(Choice(Auth), "none", "How to authenticate")
     username: str = _setting(_USERNAME, "", "User for auth = basic")
     password: str = _setting(_PASSWORD, "", "Password for auth = basic")
     token: str = _setting(_TOKEN, "", "Token for auth = bearer")
-    oauth2_token_url: str = _setting(_PLAIN, "", "Not built yet: where to fetch a token")
-    oauth2_client_id: str = _setting(_PLAIN, "", "Not built yet: client to fetch a token for")
-    oauth2_client_secret: str = _setting(_PASSWORD, "", "Not built yet: secret of that client")
-    oauth2_scope: str = _setting(_PLAIN, "", "Not built yet: scope of the token")
+    token_file: Path | None = _setting(
+        File(), "", "File that holds the token for auth = bearer instead; read for each request, so it can be renewed"
+    )
+    oauth2_token_url: str = _setting(TokenUrl(), "", "Where a token is fetched for auth = oauth2")
+    oauth2_client_id: str = _setting(_PLAIN, "", "Client that the token is fetched for")
+    oauth2_client_secret: str = _setting(_PASSWORD, "", "Secret of that client")
+    oauth2_scope: str = _setting(_SCOPE, "", "Scopes of the token, if the authorization server wants them named")
+    headers: tuple[tuple[str, str], ...] = _setting(
+        Headers(), "", "HTTP headers for each request to the archive; with API keys they belong in the environment"
+    )
     ca_bundle: Path | None = _setting(File(), "", "CA certificates to trust, PEM, instead of the usual ones")
     client_certificate: Path | None = _setting(File(), "", "Client certificate chain, PEM; may hold its key too")
     client_key: Path | None = _setting(File(), "", "Key of the client certificate, PEM")

@@ -193,6 +193,94 @@ class Url(Kind[str]):
         return text.rstrip("/")
 
 
+class TokenUrl(Kind[str]):
+    """The URL of an OAuth2 token endpoint (RFC 6749 3.2), or nothing. Its path and query are kept as they are."""
+
+    @property
+    def confidential(self) -> bool:
+        """Its query may hold a key, the rest is no secret."""
+        return True
+
+    @property
+    def expected(self) -> str:
+        """The form."""
+        return "nothing, or an absolute http or https URL with a host, and without credentials or fragment"
+
+    def parse(self, text: str, folder: Path) -> str:
+        """Return the URL."""
+        del folder
+        if text:
+            parts = _split(text, show=not re.search(r"[@?#]", text))
+            if parts.username is not None or "#" in text:
+                raise UnfitError(_WITHHELD)
+        return text
+
+    def show(self, value: str) -> str:
+        """Return the URL with its query masked."""
+        return re.sub(r"\?.+", f"?{MASK}", value)
+
+
+class Headers(Kind[tuple[tuple[str, str], ...]]):
+    """HTTP header fields as `Name: value`, separated by semicolons or line ends; their values are secrets."""
+
+    # What the uploader, its HTTP client or its authentication writes, or what belongs to one connection only.
+    OURS = frozenset(
+        (
+            "accept",
+            "accept-encoding",
+            "connection",
+            "content-encoding",
+            "content-length",
+            "content-type",
+            "expect",
+            "host",
+            "keep-alive",
+            "proxy-authorization",
+            "proxy-connection",
+            "te",
+            "trailer",
+            "transfer-encoding",
+            "upgrade",
+            "user-agent",
+        )
+    )
+
+    _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token (RFC 9110 5.6.2)
+    _VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
+
+    @property
+    def confidential(self) -> bool:
+        """Its values are secret, its names are not."""
+        return True
+
+    @property
+    def expected(self) -> str:
+        """The form."""
+        return (
+            "nothing, or headers such as X-Api-Key: abc; X-Tenant: 7, in ASCII, one a line or separated by semicolons"
+        )
+
+    def parse(self, text: str, folder: Path) -> tuple[tuple[str, str], ...]:
+        """Return names and values in the order given; empty places between semicolons are skipped."""
+        del folder
+        headers: dict[str, tuple[str, str]] = {}
+        for number, part in enumerate(filter(None, map(str.strip, re.split(r"[;\r\n]", text))), 1):
+            name, colon, value = (piece.strip(" \t") for piece in part.partition(":"))
+            if not colon or not self._NAME.fullmatch(name) or not self._VALUE.fullmatch(value):
+                # Where the name should be may be a part of a key.
+                raise UnfitError(f"something else in place {number}, which is not shown")
+            if name.lower() in self.OURS:
+                raise UnfitError(f"{name.lower()}, which is not to be set here")
+            if name.lower() in headers:
+                raise UnfitError(f"the same name in place {number} as before")
+            headers[name.lower()] = name, value
+        return tuple(headers.values())
+
+    def show(self, value: tuple[tuple[str, str], ...]) -> str:
+        """Return the headers with their values masked."""
+        return "; ".join(f"{name}: {MASK}" for name, _ in value)
+
+
 class Proxy(Kind[str]):
     """The URL of an HTTP proxy, or nothing; it may contain credentials."""
 

@@ -193,19 +193,14 @@ class YesNo(Kind[bool]):
 
 @dataclass(frozen=True)
 class Choice(Kind[E]):
-    """One member of an enumeration, by its text value or else its name, in any case.
-
-    `unbuilt` members are known words that are accepted here, but not offered; a later check refuses them
-    with its own words.
-    """
+    """One member of an enumeration, by its text value or else its name, in any case."""
 
     members: type[E]
-    unbuilt: tuple[E, ...] = ()
 
     @property
     def expected(self) -> str:
         """The words on offer."""
-        *others, last = (self.show(member) for member in self.members if member not in self.unbuilt)
+        *others, last = (self.show(member) for member in self.members)
         return f"{', '.join(others)} or {last}"
 
     def parse(self, text: str, folder: Path) -> E:

@@ -4,10 +4,12 @@ It is streamed from disk and knows its length beforehand, so that it goes out wi
 archives take a chunked body and store nothing. It is built afresh for every try.
 """
 
+import hashlib
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+_HASH_BLOCK = 1024 * 1024  # bytes read at a time
 # Exactly this header: an archive is known that refuses a transfer-syntax parameter in it.
 _PART_HEADER = b"Content-Type: application/dicom\r\n\r\n"
 
@@ -69,6 +71,20 @@ class Body:
 
     def __len__(self) -> int:
         return self._length
+
+    def sha256(self) -> str:
+        """The SHA-256 of the whole body, in hex; every file is read once, and nothing of what `read` gives changes.
+
+        Raises:
+            PartError, Aborted: as `read` does.
+        """
+        place = self._index, self._offset
+        self._index = self._offset = 0
+        digest = hashlib.sha256()
+        while chunk := self.read(_HASH_BLOCK):
+            digest.update(chunk)
+        self._index, self._offset = place
+        return digest.hexdigest()
 
     def read(self, size: int = -1) -> bytes:
         """At most `size` bytes, empty only at the end.

@@ -34,6 +34,7 @@ class Failure(Enum):
     SETUP = "the request cannot be made as configured"
     BROKEN = "the connection broke"
     TIMEOUT = "no answer in time"
+    TOKEN = "no token to show the destination"  # noqa: S105 -- words
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,8 @@ class Answer:
         status: HTTP status; None if there was no answer.
         response: None if the body is no Store Instances Response.
         failure: why there was no answer; None if there was one.
-        retry_after: seconds that the destination asks to wait; None if it does not, or says it unreadably.
+        retry_after: seconds that the destination, or the token endpoint, asks to wait; None if it does not, or says it
+            unreadably.
         excerpt: the beginning of the body, longer than what is ever shown of it, so that it can be cut after it is
             redacted; not redacted: never for a log.
         detail: in words, safe for a log.
@@ -171,6 +173,7 @@ def _no_answer(answer: Answer) -> Trouble:
     failure = answer.failure or Failure.BROKEN
     return Trouble(
         answer.detail or failure.value,
+        retry_after=answer.retry_after,
         setup=failure in {Failure.CERTIFICATE, Failure.SETUP},
         suspect=failure in {Failure.BROKEN, Failure.TIMEOUT},
     )

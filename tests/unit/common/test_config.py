@@ -21,6 +21,13 @@ from common.settings_types import Seconds, Size
 PIPELINE_INI = Path(__file__).parents[3] / "pipeline.ini"
 
 # The defaults that DESIGN section 7 promises, as values, so that a change of kind or unit shows too.
+OAUTH2 = """[destination]
+auth = oauth2
+oauth2_token_url = https://login.example/token
+oauth2_client_id = c
+oauth2_client_secret = s
+"""
+
 DEFAULTS: dict[str, dict[str, object]] = {
     "spool": {"directory": Path("spool"), "min_free": 1_000_000_000, "settle_seconds": 2.0, "rescan_seconds": 30.0},
     "receiver": {
@@ -47,10 +54,12 @@ DEFAULTS: dict[str, dict[str, object]] = {
         "username": "",
         "password": "",
         "token": "",
+        "token_file": None,
         "oauth2_token_url": "",
         "oauth2_client_id": "",
         "oauth2_client_secret": "",
         "oauth2_scope": "",
+        "headers": (),
         "ca_bundle": None,
         "client_certificate": None,
         "client_key": None,
@@ -185,6 +194,19 @@ def test_describe_names_every_key() -> None:
     assert [line for line in lines if line.startswith("[")] == [f"[{section}]" for section in DEFAULTS]
 
 
+def test_what_is_secret_in_part_is_masked_in_part() -> None:
+    """Names of headers and the place of a token URL are shown, values and query are not."""
+    loaded = load(
+        OAUTH2.replace("/token", "/token?code=hunter2")
+        + "headers = X-Api-Key: hunter2\n  X-Tenant: hunter2\n[logging]\nlevel = ERROR\n"
+    )
+    assert loaded.destination.oauth2_token_url == "https://login.example/token?code=hunter2"
+    assert loaded.destination.headers == (("X-Api-Key", "hunter2"), ("X-Tenant", "hunter2"))
+    assert "hunter2" not in loaded.describe() + repr(loaded)
+    assert f"\noauth2_token_url = https://login.example/token?{MASK}\n" in loaded.describe()
+    assert f"\nheaders = X-Api-Key: {MASK}; X-Tenant: {MASK}\n" in loaded.describe()
+
+
 def test_secrets_are_masked_wherever_a_configuration_is_printed() -> None:
     """Neither describe() nor a repr shows a password, a token or the credentials of a proxy."""
     text = "[destination]\nauth = basic\nusername = gate\npassword = hunter2\nproxy = http://u:hunter2@proxy.example:3128\n"
@@ -239,6 +261,20 @@ def test_secrets_are_masked_wherever_a_configuration_is_printed() -> None:
         pytest.param("receiver", "host", "gate.example", "gate.example", id="host name"),
         pytest.param("destination", "url", "https://[2001:db8::1]:8443/", "https://[2001:db8::1]:8443", id="URL"),
         pytest.param("destination", "proxy", "http://u:p@p.example:3128/", "http://u:p@p.example:3128", id="proxy"),
+        pytest.param(
+            "destination",
+            "headers",
+            "X-Key: a:b=; ; X-Tenant:7 ;",
+            (("X-Key", "a:b="), ("X-Tenant", "7")),
+            id="headers",
+        ),
+        pytest.param(
+            "destination",
+            "headers",
+            "X-Key: two words\n  # the new one\n  X_T!#$%&'*+.^`|~: 7;A: b",
+            (("X-Key", "two words"), ("X_T!#$%&'*+.^`|~", "7"), ("A", "b")),
+            id="headers over lines",
+        ),
         pytest.param("logging", "level", "debug", Level.DEBUG, id="level in lower case"),
         pytest.param("logging", "format", "JSON", LogFormat.JSON, id="format in capitals"),
     ],
@@ -286,7 +322,9 @@ def test_values_are_typed(section: str, key: str, text: str, expected: object) -
         pytest.param("receiver", "allowed_peers", "10.0.0.1 localhost", "found 'localhost'", id="peer by name"),
         pytest.param("receiver", "host", "10.0.0.256", "an IP address or a host name", id="no IP address"),
         pytest.param("receiver", "host", "[::]", "found '[::]'", id="host in brackets"),
-        pytest.param("destination", "auth", "digest", "expected none, basic or bearer, found 'digest'", id="auth"),
+        pytest.param(
+            "destination", "auth", "digest", "basic, bearer, oauth2, google or aws, found 'digest'", id="auth"
+        ),
         pytest.param("destination", "url", "archive.example/x", "absolute http or https URL", id="URL without scheme"),
         pytest.param("destination", "url", "ftp://archive.example", "found 'ftp://archive.example'", id="ftp URL"),
         pytest.param("destination", "url", "http:///dicom-web", "found 'http:///dicom-web'", id="URL without host"),
@@ -295,6 +333,28 @@ def test_values_are_typed(section: str, key: str, text: str, expected: object) -
         pytest.param("destination", "url", "", "found nothing", id="no URL"),
         pytest.param("destination", "proxy", "http://p.example/x", "host and no path", id="proxy with path"),
         pytest.param("destination", "proxy", "socks5://p.example", "http or https URL", id="socks proxy"),
+        pytest.param("destination", "headers", "X-Api-Key", "such as X-Api-Key: abc;", id="header without value"),
+        pytest.param("destination", "headers", "X-Api-Key:", "something else in place 1", id="header with nothing"),
+        pytest.param("destination", "headers", "X: a; : b", "something else in place 2", id="header without name"),
+        pytest.param("destination", "headers", "X y: a", "something else in place 1", id="header name with space"),
+        pytest.param("destination", "headers", "X: a\x01b", "something else in place 1", id="header with control"),
+        pytest.param("destination", "headers", "X: a\tb", "something else in place 1", id="header with tab"),
+        pytest.param("destination", "headers", "X: \u00e4", "something else in place 1", id="header not ASCII"),
+        pytest.param("destination", "headers", "X: a; x: b", "same name in place 2 as before", id="header twice"),
+        *(
+            pytest.param(
+                "destination", "headers", f"{name}: a", f"found {name.lower()}, which is not", id=f"our {name}"
+            )
+            for name in (
+                "Content-Type",
+                "content-length",
+                "Host",
+                "User-Agent",
+                "ACCEPT",
+                "Transfer-Encoding",
+                "Connection",
+            )
+        ),
         pytest.param("logging", "level", "CRITICAL", "DEBUG, INFO, WARNING or ERROR", id="level"),
         pytest.param("logging", "format", "xml", "expected text or json, found 'xml'", id="format"),
     ],
@@ -574,8 +634,18 @@ PAIRED = [
     ),
     pytest.param(
         "[destination]\nauth = bearer\n",
-        "[destination] token: expected a value, because auth is bearer; found nothing",
+        "[destination] token: expected a value here or in token_file, because auth is bearer; found nothing",
         id="bearer without token",
+    ),
+    pytest.param(
+        "[destination]\nauth = bearer\ntoken = t\ntoken_file = f\n",
+        "[destination] token: expected a value here or in token_file, because auth is bearer; found both",
+        id="bearer with two tokens",
+    ),
+    pytest.param(
+        "[destination]\ntoken_file = f\n",
+        "[destination] token_file: expected nothing, because auth is none, not bearer",
+        id="token file without bearer",
     ),
     pytest.param(
         "[destination]\nusername = u\n",
@@ -593,17 +663,44 @@ PAIRED = [
         id="token with basic",
     ),
     pytest.param(
-        "[destination]\nauth = oauth2\n",
-        "[destination] auth: oauth2 is not built yet in this version; expected none, basic or bearer",
-        id="oauth2",
+        OAUTH2.replace("oauth2_token_url = https://login.example/token\n", ""),
+        "[destination] oauth2_token_url: expected a value, because auth is oauth2; found nothing",
+        id="oauth2 without URL",
+    ),
+    pytest.param(
+        OAUTH2.replace("oauth2_client_id = c\n", ""),
+        "[destination] oauth2_client_id: expected a value, because auth is oauth2; found nothing",
+        id="oauth2 without client",
+    ),
+    pytest.param(
+        OAUTH2.replace("oauth2_client_secret = s\n", ""),
+        "[destination] oauth2_client_secret: expected a value, because auth is oauth2; found nothing",
+        id="oauth2 without secret",
     ),
     *(
         pytest.param(
-            f"[destination]\n{key} = x\n",
-            f"[destination] {key}: not built yet in this version; expected nothing, and for auth none, basic or bearer",
-            id=key,
+            f"[destination]\nauth = {auth}\n{key} = http://x\n",
+            f"[destination] {key}: expected nothing, because auth is {auth}, not {owner}",
+            id=f"{key} with {auth}",
         )
-        for key in ("oauth2_token_url", "oauth2_client_id", "oauth2_client_secret", "oauth2_scope")
+        for key, owner, auth in (
+            ("oauth2_token_url", "oauth2", "none"),
+            ("oauth2_client_id", "oauth2", "google"),
+            ("oauth2_client_secret", "oauth2", "aws"),
+            ("oauth2_scope", "oauth2", "google"),
+            ("token", "bearer", "google"),
+            ("password", "basic", "aws"),
+        )
+    ),
+    pytest.param(
+        "[destination]\nauth = bearer\ntoken = t\nheaders = authorization: x\n",
+        "[destination] headers: expected no authorization, because auth is bearer",
+        id="two Authorization headers",
+    ),
+    pytest.param(
+        "[destination]\nauth = aws\nheaders = X-Amz-Date: x\n",
+        "[destination] headers: expected no X-Amz-Date, because auth is aws",
+        id="a header that the signer sets",
     ),
     pytest.param(
         "[uploader]\nbackoff_initial_seconds = 2.5\nbackoff_max_seconds = 2\n",
@@ -627,6 +724,12 @@ def test_settings_are_held_to_each_other(text: str, expected: str) -> None:
         pytest.param("[destination]\nclient_certificate = c\nclient_key = k\n", id="client certificate and key"),
         pytest.param("[destination]\nauth = basic\nusername = u\npassword = p\n", id="basic"),
         pytest.param("[destination]\nauth = bearer\ntoken = t\n", id="bearer"),
+        pytest.param("[destination]\nauth = bearer\ntoken_file = t\n", id="bearer from a file"),
+        pytest.param(OAUTH2, id="oauth2"),
+        pytest.param(OAUTH2 + "oauth2_scope = a b\n", id="oauth2 with scopes"),
+        pytest.param("[destination]\nauth = google\n", id="google"),
+        pytest.param("[destination]\nauth = aws\nheaders = X-Api-Key: k\n", id="aws"),
+        pytest.param("[destination]\nheaders = Authorization: ApiKey k; X-Amz-Date: d\n", id="headers without auth"),
         pytest.param("[uploader]\nbackoff_initial_seconds = 2\nbackoff_max_seconds = 2\n", id="constant backoff"),
     ],
 )
@@ -662,6 +765,16 @@ SECRET = "s3cr3t-Zyx"
         pytest.param("destination", f"auth = bearer\ntoken = {SECRET} {SECRET}", id="token with space"),
         pytest.param("destination", "auth = bearer\ntoken =\nc2VjcmV0LVp5eA4711==", id="token broken over lines"),
         pytest.param("destination", f"oauth2_client_secret = {SECRET}", id="client secret"),
+        pytest.param(
+            "destination", f"oauth2_token_url = http://u:{SECRET}@login.example/", id="credentials in token URL"
+        ),
+        pytest.param("destination", f"oauth2_token_url = http:/login.example/?code={SECRET}", id="key in no token URL"),
+        pytest.param("destination", f"headers = X-Api-Key {SECRET}", id="header without colon"),
+        pytest.param("destination", f"headers = X Api Key: {SECRET}", id="header name with spaces"),
+        pytest.param("destination", f"headers = {SECRET}\u00e9: x", id="key for a header name"),
+        pytest.param("destination", f"headers = X-Api-Key: {SECRET}; x-api-key: {SECRET}", id="header twice"),
+        pytest.param("destination", f"headers = Content-Type: {SECRET}", id="header of ours"),
+        pytest.param("destination", f"headers = X-Api-Key: {SECRET}\u00e9", id="header not ASCII"),
         pytest.param("destination", f"url = http://u:{SECRET}@archive.example/", id="credentials in the URL"),
         pytest.param("destination", f"url = https:/u:{SECRET}@archive.example/", id="credentials in no URL"),
         pytest.param("destination", f"url = http://u:{SECRET}", id="password as port"),

@@ -26,8 +26,9 @@ from uploader_wire import Act, Connection, Server, answer, serving, stored_json
 from common.config import Auth, DestinationConfig
 from common.redaction import redact
 from sandbox.multipart import MultipartParser, PartContent
+from uploader.failures import classify, retry_after
 from uploader.multipart import Aborted, PartError
-from uploader.stow import StowClient, _retry_after, classify
+from uploader.stow import StowClient
 from uploader.verdict import Answer, Failure
 
 UID = "1.2.3"
@@ -483,14 +484,14 @@ def test_a_file_of_the_settings_that_is_gone(tls: ssl.SSLContext, settings: dict
 )
 def test_retry_after_in_its_forms(value: str, seconds: float | None) -> None:
     """Seconds and dates are read, a date that is past counts as now, anything else as not there."""
-    assert _retry_after(value) == seconds
+    assert retry_after(value) == seconds
 
 
 @pytest.mark.parametrize("zone", ["GMT", "-0000", "+0000"])
 def test_retry_after_as_a_date(zone: str) -> None:
     """A date in the future is as many seconds as it is away."""
     text = format_datetime(datetime.now(UTC) + timedelta(seconds=100)).rpartition(" ")[0] + f" {zone}"
-    assert _retry_after(text) == pytest.approx(100, abs=3)
+    assert retry_after(text) == pytest.approx(100, abs=3)
 
 
 @given(st.text() | st.from_regex(r"[A-Z][a-z]{2}, [0-9]{1,3} [A-Z][a-z]{2} [0-9]+ [0-9:]+ (GMT|[+-][0-9]+)"))
@@ -498,7 +499,7 @@ def test_retry_after_as_a_date(zone: str) -> None:
 @example("Mon, 01 Jan 0001 00:00:00 +2359")
 def test_no_retry_after_raises(value: str) -> None:
     """Whatever stands in the header is a number of seconds or nothing."""
-    seconds = _retry_after(value)
+    seconds = retry_after(value)
     assert seconds is None or seconds >= 0
 
 

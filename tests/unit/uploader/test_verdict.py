@@ -256,6 +256,7 @@ def test_a_refusal_without_a_word_about_ours_is_split(status: int, said: StoreRe
         (Failure.SETUP, True, False),
         (Failure.BROKEN, False, True),
         (Failure.TIMEOUT, False, True),
+        (Failure.TOKEN, False, False),
     ],
 )
 def test_no_answer_is_the_destinations_trouble(failure: Failure, setup: bool, suspect: bool) -> None:  # noqa: FBT001
@@ -266,7 +267,13 @@ def test_no_answer_is_the_destinations_trouble(failure: Failure, setup: bool, su
 
 def test_every_failure_is_in_the_table_above() -> None:
     """A new member of Failure makes this fail until it has its row."""
-    assert len(Failure) == 6
+    assert len(Failure) == 7
+
+
+def test_a_token_endpoint_may_say_when_to_come_again() -> None:
+    """What stands in the place of an answer can ask to wait as well."""
+    judgement = judge(Answer(failure=Failure.TOKEN, retry_after=7.0, detail="busy"), [OURS])
+    assert judgement == Trouble("busy", retry_after=7.0)
 
 
 @pytest.mark.parametrize("status", [401, 429, 503])
