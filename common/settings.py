@@ -21,16 +21,13 @@ from common.settings_texts import (
     AETitles,
     File,
     Folder,
-    Headers,
     Host,
     Network,
     Networks,
-    Proxy,
     Text,
-    TokenUrl,
-    Url,
 )
 from common.settings_types import Choice, Kind, Seconds, Size, Whole, YesNo
+from common.settings_web import Headers, Proxy, TokenUrl, Url
 
 T = TypeVar("T")
 

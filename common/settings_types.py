@@ -1,8 +1,9 @@
 """The kinds of value a setting can have: text in, typed value out, and text again.
 
-Here are kinds in general, numbers and choices; kinds of text are in `common.settings_texts`. A kind says
-in words what it expects; those words stand in problems, in pipeline.ini and in the documentation, so a range
-is written down once. Parsing is strict: what is not understood whole is unfit, and never ignored in part.
+Here are kinds in general, numbers and choices; kinds of text are in `common.settings_texts`, those of the web in
+`common.settings_web`. A kind says in words what it expects; those words stand in problems, in pipeline.ini and in the
+documentation, so a range is written down once. Parsing is strict: what is not understood whole is unfit, and never
+ignored in part.
 
 No text that may hold a secret leaves a kind: `UnfitError.found` is safe to show, `Kind.show` masks.
 """

@@ -27,6 +27,7 @@ log = logs.get(__name__)
 _MARGIN = 300.0
 _MARGIN_PART = 0.25
 _RETRY_SECONDS = 5.0  # between tries to renew a token that is still good
+_LOG_SECONDS = 60.0  # the same complaint at most once in so long
 
 
 class CredentialsError(StowgateError):
@@ -79,6 +80,7 @@ class TokenProvider:
         self._held: _Held | None = None
         self._fetches = 0
         self._failure: CredentialsError | None = None
+        self._complaints = logs.OncePer(_LOG_SECONDS, monotonic)
 
     def token(self) -> str:
         """The token to use now.
@@ -124,7 +126,8 @@ class TokenProvider:
                 self._fetch_now()
         except CredentialsError as error:
             self._held = replace(old, renew_at=self._monotonic() + _RETRY_SECONDS)
-            log.warning("token not renewed yet, the present one is still good", reason=str(error))
+            if self._complaints.ready(str(error)):
+                log.warning("token not renewed yet, the present one is still good", reason=str(error))
         finally:
             self._fetching.release()
 

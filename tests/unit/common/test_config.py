@@ -16,7 +16,7 @@ from common import config
 from common.config import SETTINGS, Auth, Config, Level, LogFormat, Setting
 from common.errors import ConfigError
 from common.settings_texts import MASK
-from common.settings_types import Seconds, Size
+from common.settings_types import Seconds, Size, UnfitError
 
 PIPELINE_INI = Path(__file__).parents[3] / "pipeline.ini"
 
@@ -807,6 +807,26 @@ def test_no_secret_from_the_environment_is_shown(secret: str) -> None:
         loaded = load("", environ)
         assert loaded.destination.password == secret
         assert "7§q" not in loaded.describe() + repr(loaded)
+
+
+@given(st.text() | st.from_regex(r"(?:[A-Za-z -]{1,9}: ?[\x09-\x7f]{0,9}[;\r\n]*){1,4}", fullmatch=True))
+def test_whatever_headers_are_taken_fit_into_a_request(text: str) -> None:
+    """Any text is refused without being quoted, or is headers without line ends, none of ours, each name once."""
+    kind = SETTINGS["destination", "headers"].kind
+    try:
+        headers = kind.parse(text, Path())
+    except UnfitError:
+        return
+    names = [name.lower() for name, _ in headers]
+    assert len(set(names)) == len(names)
+    assert not {"content-length", "content-type", "host", "transfer-encoding"} & set(names)
+    for name, given_value in headers:
+        assert name.isascii()
+        assert not set(name) & set(' \t\r\n:;()<>@,/[]?={}\\"')
+        assert given_value
+        assert given_value.isascii()
+        assert given_value.isprintable()
+        assert given_value == given_value.strip()
 
 
 def test_a_secret_keeps_its_spaces() -> None:

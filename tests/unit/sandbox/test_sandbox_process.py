@@ -123,6 +123,21 @@ def test_credentials_are_asked_for_everywhere_but_on_the_first_page(tmp_path: Pa
         assert not any("t0ken" in line or "wrong" in line for line in sandbox.lines)
 
 
+def test_tokens_in_a_file_are_read_for_each_request(tmp_path: Path) -> None:
+    """Tokens may come and go in the file; without the file nobody gets in."""
+    tokens = tmp_path / "tokens"
+
+    def with_token(token: str) -> int:
+        return post(sandbox.url, [A], headers={"Authorization": f"Bearer {token}"}).status_code
+
+    with running_sandbox(tmp_path / "kept", "--tokens", str(tokens)) as sandbox:
+        assert with_token("one") == 401
+        tokens.write_text("one\n\ntwo\n")
+        assert [with_token(token) for token in ("one", "two", "three", "")] == [200, 200, 401, 401]
+        tokens.write_text("three\n")
+        assert [with_token(token) for token in ("one", "three")] == [401, 200]
+
+
 def test_it_serves_tls_and_can_ask_for_a_client_certificate(tmp_path: Path) -> None:
     """TLS with the given certificate; without a client certificate of the CA nobody gets in."""
     ca = trustme.CA()

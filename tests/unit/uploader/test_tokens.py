@@ -159,6 +159,17 @@ def test_a_token_that_cannot_be_renewed_is_used_as_long_as_it_is_good() -> None:
     assert source.provider.token() == "token5"
 
 
+def test_a_renewal_that_fails_is_said_once_a_minute(lines: Callable[[str], list[dict[str, Any]]]) -> None:
+    """While the token is still good, the complaint comes at most once a minute, with its reason."""
+    source = Source(lifetime=1000)
+    source.provider.token()
+    source.error = CredentialsError("away", Failure.TOKEN)
+    for source.now in range(760, 880, 2):
+        assert source.provider.token() == "token1"
+    assert source.fetches > 10
+    assert [line["reason"] for line in lines("token not renewed yet, the present one is still good")] == ["away"] * 2
+
+
 def test_a_failure_is_shared_by_those_who_waited_for_it() -> None:
     """Eight threads without a token ask once; each learns the failure with its kind and its Retry-After."""
     source = Source()
