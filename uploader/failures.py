@@ -46,6 +46,7 @@ _CAUSES: tuple[tuple[type[BaseException], Failure], ...] = (
     # The end of the connection, not of the agreement on TLS: it is how a reset or a crash looks through TLS.
     (ssl.SSLEOFError, Failure.BROKEN),
     (ssl.SSLZeroReturnError, Failure.BROKEN),
+    (ssl.SSLCertVerificationError, Failure.CERTIFICATE),  # of a proxy, too
 )
 
 

@@ -10,7 +10,6 @@ it, since it may quote what we sent.
 
 import base64
 import json
-import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,9 +26,6 @@ from uploader.failures import classify, reason_of, retry_after
 from uploader.session import new_session
 from uploader.tokens import CredentialsError, Token
 from uploader.verdict import Failure
-
-# It writes what it is given into its lines for debugging.
-logging.getLogger("oauthlib").setLevel(logging.WARNING)
 
 _ANSWER_SECONDS = 60.0  # an endpoint that takes longer is away; read_timeout_seconds is made for large instances
 _MAX_ANSWER = 1024 * 1024
@@ -99,9 +95,7 @@ class ClientCredentials:
     def _ask(self, *, in_form: bool) -> _Answered:
         config = self._config
         credentials = {"client_secret": config.oauth2_client_secret} if in_form else {}
-        form = self._client.prepare_request_body(
-            include_client_id=in_form, scope=config.oauth2_scope or None, **credentials
-        )
+        form = self._client.prepare_request_body(include_client_id=in_form, scope=config.oauth2_scope, **credentials)
         headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
         if not in_form:
             headers["Authorization"] = basic(config.oauth2_client_id, config.oauth2_client_secret)

@@ -29,6 +29,12 @@ class _Adapter(HTTPAdapter):
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         return super().proxy_manager_for(proxy, **kwargs, blocksize=BLOCK)
 
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        # requests goes by the scheme of the URL, and would not look at the certificate of a proxy that is reached by
+        # TLS for a destination that is not.
+        look_at = super().cert_verify
+        look_at(conn, "https://" if conn.scheme == "https" else url, verify, cert)  # type: ignore[no-untyped-call]
+
 
 def new_session(config: DestinationConfig) -> requests.Session:
     """A session as the section [destination] says, without credentials; for one thread."""

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -16,7 +17,8 @@ class ForwardProxy:
         refused: how many it did not.
     """
 
-    def __init__(self, username: str = "", password: str = "") -> None:
+    def __init__(self, username: str = "", password: str = "", tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.targets: list[str] = []
         self.refused = 0
         encoded = base64.b64encode(f"{username}:{password}".encode()).decode()
@@ -38,7 +40,10 @@ class ForwardProxy:
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        with client, contextlib.suppress(OSError):
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            stack.enter_context(client)
+            if self._tls is not None:
+                client = stack.enter_context(self._tls.wrap_socket(client, server_side=True))
             received = b""
             while b"\r\n\r\n" not in received:
                 chunk = client.recv(65536)
@@ -81,9 +86,9 @@ def _pass(source: socket.socket, sink: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def forward_proxy(username: str = "", password: str = "") -> Iterator[ForwardProxy]:
+def forward_proxy(username: str = "", password: str = "", tls: ssl.SSLContext | None = None) -> Iterator[ForwardProxy]:
     """A proxy for the length of a with block."""
-    proxy = ForwardProxy(username, password)
+    proxy = ForwardProxy(username, password, tls)
     try:
         yield proxy
     finally:

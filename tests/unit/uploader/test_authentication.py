@@ -370,6 +370,25 @@ def test_no_secret_is_in_the_text_of_an_error() -> None:
 # TLS and a proxy, all the way
 
 
+@pytest.mark.parametrize("encrypted", [False, True], ids=["http", "https"])
+def test_a_proxy_that_is_reached_by_tls(tmp_path: Path, *, encrypted: bool) -> None:
+    """A proxy with an https URL is held to the certificate authorities too: its password goes to nobody else."""
+    authority = trustme.CA()
+    ca_bundle, other = tmp_path / "ca.pem", tmp_path / "other.pem"
+    authority.cert_pem.write_to_path(str(ca_bundle))
+    trustme.CA().cert_pem.write_to_path(str(other))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with serving(OK, tls=context if encrypted else None) as server, forward_proxy("u", "p4ss", context) as proxy:
+        settings = {"proxy": f"https://u:p4ss@127.0.0.1:{proxy.port}"}
+        assert client_of(server, ca_bundle=ca_bundle, **settings).store([Part()]).status == 200
+        assert proxy.targets == [f"127.0.0.1:{server.port}"]
+        answered = client_of(server, ca_bundle=other, **settings).store([Part()], tries=1)
+        assert len(proxy.targets) == 1
+    assert answered.failure is Failure.CERTIFICATE
+    assert "p4ss" not in answered.detail
+
+
 def test_everything_at_once(tmp_path: Path) -> None:
     """OAuth2, a private authority, a client certificate that both ask for, and a proxy with a password."""
     authority = trustme.CA()
