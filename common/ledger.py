@@ -6,17 +6,31 @@ is the truth and the ledger its account: nothing here decides whether a file is 
 
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from common.instance import Instance
 from common.ledger_database import Database
 from common.ledger_rows import ENTER, INSTANCE_COLUMNS, RELEASE, SELECT, describes, entered_values, typed, writable
-from common.records import Cause, Event, EventRow, Outcome, Receipt, Row, Sender, State, ledger_name, utc_text
+from common.records import (
+    Cause,
+    Event,
+    EventRow,
+    Outcome,
+    Owed,
+    Receipt,
+    Row,
+    Sender,
+    State,
+    Transfer,
+    ledger_name,
+    utc_text,
+)
 
 _NOBODY = Sender("", "", "")
 _NOTHING_KNOWN = Instance("", "", "")
 _MAX_VARIABLES = 500  # SQLite takes 999 in the oldest builds
+_TRANSFER_SECONDS = 60  # so long after it was last seen a transfer is believed to be under way
 
 
 class Ledger:
@@ -122,6 +136,41 @@ class Ledger:
                 self._make_way(connection, quarantine_name)
                 connection.execute("UPDATE instances SET file_name = ? WHERE file_name = ?", (new_name, name))
 
+    def transferring(self, transfers: Iterable[Transfer], ended: Iterable[str]) -> None:
+        """Record how far requests are, and forget those that have ended, by the names of their first files.
+
+        What no process has renewed for a minute is forgotten too, since its process has died, and what is settled.
+        """
+        now = self._now()
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "DELETE FROM transfers WHERE instance_id = (SELECT id FROM instances WHERE file_name = ?)",
+                [(ledger_name(name),) for name in ended],
+            )
+            connection.execute(
+                "DELETE FROM transfers WHERE seen_at < ?"
+                " OR instance_id IN (SELECT instance_id FROM transfers JOIN instances ON instances.id = instance_id"
+                " WHERE state <> ?)",
+                (utc_text(now - timedelta(seconds=_TRANSFER_SECONDS)), State.INCOMING),
+            )
+            connection.executemany(
+                "INSERT OR REPLACE INTO transfers"
+                " (instance_id, instances, size_bytes, sent_bytes, begun_at, moved_at, seen_at)"
+                " SELECT id, ?, ?, ?, ?, ?, ? FROM instances WHERE file_name = ?",
+                [
+                    (
+                        one.instances,
+                        one.size_bytes,
+                        one.sent_bytes,
+                        utc_text(one.begun_at),
+                        utc_text(one.moved_at),
+                        utc_text(now),
+                        ledger_name(one.file_name),
+                    )
+                    for one in transfers
+                ],
+            )
+
     def removed(self, file_names: Iterable[str], state: State) -> int:
         """Record files that disappeared while their rows were in `state`; rows that moved on meanwhile are left."""
         count = 0
@@ -184,6 +233,41 @@ class Ledger:
                     "SELECT file_name, next_attempt_at FROM instances WHERE state = ? ORDER BY id", (state,)
                 )
             )
+
+    def owed(self) -> dict[str, Owed]:
+        """What is known of the files of all rows in state incoming, by name in the ledger's form.
+
+        Equal values are one object: there may be a hundred thousand names, of a few studies.
+        """
+        shared: dict[Owed, Owed] = {}
+        owed: dict[str, Owed] = {}
+        with self._database.reading() as connection:
+            for name, *values in connection.execute(
+                "SELECT file_name, next_attempt_at, calling_ae_title, study_instance_uid FROM instances"
+                " WHERE state = ? ORDER BY id",
+                (State.INCOMING,),
+            ):
+                one = Owed(*values)
+                owed[name] = shared.setdefault(one, one)
+        return owed
+
+    def transfers(self) -> dict[str, Transfer]:
+        """The requests that are under way for long, by the name of their first file.
+
+        One that its process has not renewed for a minute is left out: that process has died.
+        """
+        oldest = utc_text(self._now() - timedelta(seconds=_TRANSFER_SECONDS))
+        with self._database.reading() as connection:
+            return {
+                name: Transfer(
+                    name, instances, size, sent, datetime.fromisoformat(begun_at), datetime.fromisoformat(moved_at)
+                )
+                for name, instances, size, sent, begun_at, moved_at in connection.execute(
+                    "SELECT file_name, instances, transfers.size_bytes, sent_bytes, begun_at, moved_at"
+                    " FROM transfers JOIN instances ON instances.id = instance_id WHERE seen_at >= ? ORDER BY begun_at",
+                    (oldest,),
+                )
+            }
 
     def latest(self, limit: int) -> list[Row]:
         """The rows that were entered last, newest first."""

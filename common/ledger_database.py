@@ -22,7 +22,7 @@ from pathlib import Path
 from common.errors import LedgerError, LedgerVersionError
 
 # The script at index N brings version N to N + 1.
-_MIGRATIONS = ("schema.sql",)
+_MIGRATIONS = ("schema.sql", "schema-2.sql")
 SCHEMA_VERSION = len(_MIGRATIONS)
 # 16 MB of log. Whoever commits the last page waits for the checkpoint; most pages are written again and again, so that
 # a longer log costs less in all (with SQLite's 1000 pages, each hundredth commit took 3 ms, with these 0.2 ms).

@@ -120,6 +120,36 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Owed:
+    """What the ledger says of a file that is owed: when it is due (None: now), who sent it, which study it is of."""
+
+    next_attempt_at: str | None
+    calling_ae_title: str
+    study_instance_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """How far a request is that has been under way for a while.
+
+    Attributes:
+        file_name: the first of its files.
+        instances: how many it holds.
+        size_bytes: of the whole request.
+        sent_bytes: handed to the network so far; as many as `size_bytes` while the answer is waited for.
+        begun_at: when it began, an aware datetime.
+        moved_at: when a byte went out last, likewise: long ago means that it is stuck, not slow.
+    """
+
+    file_name: str
+    instances: int
+    size_bytes: int
+    sent_bytes: int
+    begun_at: datetime
+    moved_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class EventRow:
     """One row of `events`, typed, with the file it belongs to."""
 

@@ -18,8 +18,20 @@ import pytest
 from common.errors import LedgerError, LedgerVersionError
 from common.instance import Instance
 from common.ledger import Ledger
-from common.ledger_database import SCHEMA_VERSION
-from common.records import Cause, Event, Outcome, Receipt, Row, Sender, State, ledger_name, utc_text
+from common.ledger_database import _MIGRATIONS, SCHEMA_VERSION
+from common.records import (
+    Cause,
+    Event,
+    Outcome,
+    Owed,
+    Receipt,
+    Row,
+    Sender,
+    State,
+    Transfer,
+    ledger_name,
+    utc_text,
+)
 
 PROJECT = Path(__file__).parents[3]
 START = datetime(2026, 11, 24, 9, 0, 0, 123456, tzinfo=UTC)
@@ -262,13 +274,74 @@ def test_due_times_are_those_of_the_rows_in_a_state(ledger: Ledger, clock: Clock
     assert ledger.due_times(State.REMOVED) == {}
 
 
+def test_what_is_owed_is_known_with_its_study_and_sender(ledger: Ledger, clock: Clock) -> None:
+    """Each row in state incoming, oldest first; what is the same for many is there once."""
+    for name in ("b.dcm", "a.dcm", "sent.dcm"):
+        ledger.received(Receipt(name, CT, SCANNER, 10))
+    ledger.received(Receipt("c.dcm", OTHER_CT, SCANNER, 10))
+    ledger.adopt("dropped.dcm", CT, 10)
+    ledger.retried([Outcome("c.dcm", 500, next_attempt_at=clock.now + timedelta(seconds=5))])
+    ledger.sent([Outcome("sent.dcm", 200)])
+    owed = ledger.owed()
+    assert list(owed.items()) == [
+        ("b.dcm", Owed(None, "SCANNER", "1.2.3")),
+        ("a.dcm", Owed(None, "SCANNER", "1.2.3")),
+        ("c.dcm", Owed("2026-11-24T09:00:05.123456Z", "SCANNER", "")),
+        ("dropped.dcm", Owed(None, "", "1.2.3")),
+    ]
+    assert owed["a.dcm"] is owed["b.dcm"]
+
+
+def transfer(ledger: Ledger, name: str, sent_bytes: int = 0) -> Transfer:
+    """How far a request is, as the uploader records it, of a file that is owed."""
+    if name not in ledger.rows([name]):
+        ledger.received(Receipt(name, CT, SCANNER, 10))
+    return Transfer(name, 3, 1000, sent_bytes, START, START + timedelta(seconds=4))
+
+
+def test_requests_that_take_long_are_seen_until_they_end(ledger: Ledger) -> None:
+    """Each is there with how far it is, is renewed, and is gone when it has ended."""
+    ledger.transferring([transfer(ledger, "a.dcm", 10), transfer(ledger, "b.dcm")], [])
+    assert ledger.transfers() == {"a.dcm": transfer(ledger, "a.dcm", 10), "b.dcm": transfer(ledger, "b.dcm")}
+    ledger.transferring([transfer(ledger, "a.dcm", 900)], ["b.dcm"])
+    assert ledger.transfers() == {"a.dcm": transfer(ledger, "a.dcm", 900)}
+    ledger.transferring([], ["a.dcm"])
+    assert ledger.transfers() == {}
+
+
+def test_requests_of_a_process_that_died_are_forgotten(path: Path, ledger: Ledger, clock: Clock) -> None:
+    """What nobody has renewed for a minute is not told, and goes with the next that is written."""
+    ledger.transferring([transfer(ledger, "dead.dcm")], [])
+    clock.advance(59)
+    assert ledger.transfers().keys() == {"dead.dcm"}
+    clock.advance(2)
+    assert ledger.transfers() == {}
+    ledger.transferring([transfer(ledger, "a.dcm")], [])
+    assert sql(path, "SELECT count(*) FROM transfers") == [(1,)]
+
+
+def test_a_request_whose_file_is_settled_is_forgotten(path: Path, ledger: Ledger) -> None:
+    """A file that went to quarantine/ under another name leaves nothing behind."""
+    ledger.transferring([transfer(ledger, "a.dcm")], [])
+    ledger.quarantined(Outcome("a.dcm", 413, Cause.TOO_LARGE), "a.dcm~2", attempts=1)
+    ledger.transferring([], ["a.dcm"])
+    assert sql(path, "SELECT count(*) FROM transfers") == [(0,)]
+
+
+def test_a_file_without_a_row_has_no_progress(ledger: Ledger) -> None:
+    """Without a row there is nothing to say it of, and it is no error."""
+    ledger.transferring([Transfer("unknown.dcm", 1, 10, 0, START, START)], ["unknown too.dcm"])
+    assert ledger.transfers() == {}
+
+
 @pytest.mark.parametrize(
     "statement",
     [
+        "SELECT file_name, next_attempt_at, study_instance_uid FROM instances WHERE state = ? ORDER BY id",
         "SELECT file_name, next_attempt_at FROM instances WHERE state = ? ORDER BY id",
         "SELECT state, count(*) FROM instances WHERE state <> ? GROUP BY state",
     ],
-    ids=["due_times", "counts"],
+    ids=["owed", "due_times", "counts"],
 )
 def test_a_scan_does_not_read_the_rows_of_all_that_was_ever_sent(path: Path, ledger: Ledger, statement: str) -> None:
     """What every scan asks for is found by an index, since what was sent grows for years."""
@@ -699,6 +772,23 @@ def test_a_ledger_of_version_0_with_tables_of_others_is_migrated(path: Path) -> 
     assert sql(path, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
 
 
+def test_a_ledger_of_version_1_is_brought_to_the_present_one(path: Path) -> None:
+    """Rows and events that an older Stowgate wrote stay, and what is new works."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(resources.files("common").joinpath("schema.sql").read_text("utf-8"))
+        connection.execute(
+            "INSERT INTO instances (file_name, size_bytes, received_at, state) VALUES ('a.dcm', 7, '', 'incoming')"
+        )
+        connection.execute("INSERT INTO events (instance_id, at, event) VALUES (1, '', 'received')")
+        connection.execute("PRAGMA user_version = 1")
+        connection.commit()
+    with contextlib.closing(Ledger(path)) as ledger:
+        assert (row(ledger).size_bytes, len(ledger.events("a.dcm"))) == (7, 1)
+        ledger.transferring([Transfer("a.dcm", 1, 7, 3, START, START)], [])
+    assert sql(path, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
+    assert sql(path, "SELECT sent_bytes FROM transfers") == [(3,)]
+
+
 def test_a_migration_that_fails_leaves_the_old_version(path: Path) -> None:
     """All of a migration happens, or nothing."""
     sql(path, "CREATE TABLE events (mine)")  # the second of our tables
@@ -710,9 +800,9 @@ def test_a_migration_that_fails_leaves_the_old_version(path: Path) -> None:
 
 
 def test_every_statement_of_the_schema_is_executed(path: Path, ledger: Ledger) -> None:
-    """Nothing in schema.sql is lost when it is taken apart into statements."""
+    """Nothing in the scripts is lost when they are taken apart into statements."""
     ledger.counts()
-    script = resources.files("common").joinpath("schema.sql").read_text("utf-8")
+    script = "".join(resources.files("common").joinpath(name).read_text("utf-8") for name in _MIGRATIONS)
     made = {name for (name,) in sql(path, "SELECT name FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%'")}
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         connection.executescript(script)
