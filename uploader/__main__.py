@@ -62,7 +62,7 @@ class _Uploader:
         options = config.uploader
         self._client = StowClient(config.destination, options.backoff_initial_seconds)
         backoff = Backoff(options.backoff_initial_seconds, options.backoff_max_seconds, options.max_attempts)
-        backlog = Backlog(config.spool.settle_seconds)
+        backlog = Backlog(config.spool.settle_seconds, large_bytes=options.batch_size)
         self._scheduler = Scheduler(
             spool=spool,
             delivery=Delivery(spool, ledger, self._client, backoff),

@@ -1,51 +1,21 @@
 """What is owed, as far as this process knows: which files are due, and which go together.
 
-Pure: no disk, no clock of its own; times are monotonic seconds. A file is READY (first come, first served),
-WAITING (for its time, or to be quiet for long enough), or IN_HAND of a delivery. Nothing here is ever the truth:
-a scan brings in what is missing and drops what is gone.
+Pure: no disk, no clock of its own; times are monotonic seconds. A file is READY (uploader.ready decides who goes
+first), WAITING (for its time, or to be quiet for long enough), or IN_HAND of a delivery. Nothing here is ever the
+truth: a scan brings in what is missing and drops what is gone.
 """
 
 import heapq
 from collections.abc import Iterable
-from dataclasses import dataclass
-from enum import Enum
 
 from common.directory import is_ours
-from common.spool import Found, Signature
+from common.spool import Found
+from uploader.entry import Entry, Origin, Place
+from uploader.ready import ALONE, Ready, Room
 
+__all__ = ["ALONE", "Backlog", "Entry", "Origin", "Place", "Room"]
 
-class Place(Enum):
-    """Where an entry is."""
-
-    READY = "ready"
-    WAITING = "waiting"
-    IN_HAND = "in hand"
-
-
-@dataclass(slots=True)
-class Entry:
-    """One file.
-
-    Attributes:
-        settled: nobody is writing to it any more, so it can be read and adopted, whatever the ledger says of it.
-        trusted: it has a receiver's name, so it was renamed into place whole, until a delivery says otherwise.
-        due: when it is looked at next, while waiting.
-        limit: at most so many instances may be in a request with it; None: no limit.
-        troubles: how often a request with it met trouble of the destination.
-        failed_alone_at: when it last met trouble alone in a request; None: never.
-        again: something happened to a file of its name while it was in hand.
-    """
-
-    name: str
-    signature: Signature
-    place: Place = Place.WAITING
-    settled: bool = False
-    trusted: bool = False
-    due: float = 0.0
-    limit: int | None = None
-    troubles: int = 0
-    failed_alone_at: float | None = None
-    again: bool = False
+_LARGE_BYTES = 64 * 1000 * 1000
 
 
 class Backlog:
@@ -54,13 +24,14 @@ class Backlog:
     Args:
         settle_seconds: how long a dropped file must not change before it is taken, unless it is seen closed.
         publish_seconds: how long a receiver's file may take from its rename to the end of its claim.
+        large_bytes: an instance of more bytes goes alone, and holds up no other.
     """
 
-    def __init__(self, settle_seconds: float, publish_seconds: float = 0.1) -> None:
+    def __init__(self, settle_seconds: float, publish_seconds: float = 0.1, *, large_bytes: int = _LARGE_BYTES) -> None:
         self._settle_seconds = settle_seconds
         self._publish_seconds = publish_seconds
         self._entries: dict[str, Entry] = {}
-        self._ready: dict[str, None] = {}
+        self._ready = Ready(large_bytes)
         self._waiting: list[tuple[float, str]] = []
         self.in_hand = 0
 
@@ -80,7 +51,16 @@ class Backlog:
         """The names of all entries."""
         return self._entries.keys()
 
-    def see(self, found: Found, now: float, *, closed: bool = False, scanned: bool = False, due: float = 0.0) -> None:
+    def see(
+        self,
+        found: Found,
+        now: float,
+        *,
+        closed: bool = False,
+        scanned: bool = False,
+        due: float = 0.0,
+        origin: Origin | None = None,
+    ) -> None:
         """Take note of a file.
 
         Args:
@@ -89,10 +69,18 @@ class Backlog:
             closed: somebody who could write to it has just closed it.
             scanned: it was found by a scan, not by an event.
             due: not before this time, for a file that is new to us.
+            origin: where it belongs, if that is known.
         """
         entry = self._entries.get(found.name)
+        if origin is not None and entry is not None and entry.origin is None:
+            entry.origin = origin
+            if entry.place is Place.READY:
+                self._ready.leave(entry)
+                self._ready.put(entry)
         if entry is None:
-            entry = self._entries[found.name] = Entry(found.name, found.signature, trusted=is_ours(found.name))
+            entry = self._entries[found.name] = Entry(
+                found.name, found.signature, trusted=is_ours(found.name), origin=origin
+            )
         elif scanned or (found.signature == entry.signature and (entry.settled or not closed)):
             return  # nothing new; a scan brings in only what is, and changes are noticed when the entry is due
         entry.signature = found.signature
@@ -141,63 +129,51 @@ class Backlog:
         """When the next waiting entry is due; None if none waits."""
         return self._waiting[0][0] if self._waiting else None
 
-    def take(self, max_instances: int, max_bytes: int) -> list[Entry]:
-        """The next batch: the longest waiting first, as many as may go together; they are then in hand.
+    def take(self, max_instances: int, max_bytes: int, *, room: Room = ALONE, now: float = 0.0) -> list[Entry]:
+        """The next batch, by the rule of docs/design.md: as many as may go together; they are then in hand.
 
-        An instance larger than `max_bytes` goes alone. One whose limit is smaller than the batch is left for the
-        next.
+        Args:
+            max_instances: at most so many.
+            max_bytes: together at most so large; one that is larger goes alone.
+            room: what is under way already.
+            now: monotonic, in seconds.
+
+        Returns:
+            Nobody if nobody is due, or those who are have as much under way as they may have.
         """
-        batch: list[Entry] = []
-        room, size = max_instances, 0
-        for looked, name in enumerate(self._ready):
-            entry = self._entries[name]
-            limit = entry.limit or max_instances
-            if len(batch) >= room or looked > 4 * max_instances:
-                break
-            too_big = batch and size + entry.signature.size_bytes > max_bytes
-            if too_big or (batch and limit <= len(batch)):
-                continue
-            batch.append(entry)
-            size += entry.signature.size_bytes
-            room = min(room, limit)
+        batch = self._ready.take(max_instances, max_bytes, room, now)
         for entry in batch:
-            self._take(entry)
+            self._take(entry, now)
         return batch
 
     def take_probe(self, *, fresh: bool = False, avoid: frozenset[str] = frozenset()) -> Entry | None:
-        """The ready entry that met the least trouble among the first hundred; with `fresh`, one that met none.
+        """The ready entry that met the least trouble among the first ones; with `fresh`, one that met none.
 
         One of those to `avoid` only if there is no other.
         """
-        best: Entry | None = None
-        for looked, name in enumerate(self._ready):
-            entry = self._entries[name]
-            if best is None or (name in avoid, entry.troubles) < (best.name in avoid, best.troubles):
-                best = entry
-            if best.name not in avoid and (best.troubles == 0 or looked > 100):
-                break
-        if best is None or (fresh and best.troubles):
-            return None
-        self._take(best)
-        return best
+        probe = self._ready.take_probe(fresh=fresh, avoid=avoid)
+        if probe is not None:
+            self._take(probe)
+        return probe
 
     def hold(self, name: str) -> Entry | None:
         """Take one entry in hand, due or not; None if there is none or it is in hand already."""
         entry = self._entries.get(name)
         if entry is None or entry.place is Place.IN_HAND:
             return None
-        self._ready[name] = None
+        if entry.place is Place.READY:
+            self._ready.leave(entry)
         self._take(entry)
         return entry
 
     def others_ready(self, names: Iterable[str]) -> bool:
         """Tell whether any entry but the named ones is due."""
-        excluded = set(names)
-        return any(name not in excluded for name in self._ready)
+        named = [entry for name in set(names) if (entry := self._entries.get(name)) is not None]
+        return self.ready > sum(1 for entry in named if entry.place is Place.READY)
 
     def give_back(self, name: str, now: float, delay: float = 0.0) -> None:
         """Return an entry from hand: it is due again after `delay` seconds, or by what happened to it meanwhile."""
-        entry = self._leave_hand(name)
+        entry = self._leave_hand(name, now)
         if entry is None:
             return
         if entry.again:
@@ -207,7 +183,7 @@ class Backlog:
 
     def unsettle(self, name: str, found: Found | None, now: float) -> None:
         """Return an entry from hand that may still be written to."""
-        entry = self._leave_hand(name)
+        entry = self._leave_hand(name, now)
         if entry is None:
             return
         if found is None:
@@ -219,9 +195,9 @@ class Backlog:
         self._put(entry, now + self._settle_seconds, now)
         entry.again = False
 
-    def done(self, name: str) -> bool:
+    def done(self, name: str, now: float) -> bool:
         """Drop an entry from hand that is settled; True if something closed a file of its name meanwhile."""
-        entry = self._leave_hand(name)
+        entry = self._leave_hand(name, now)
         if entry is None:
             return False
         del self._entries[name]
@@ -230,28 +206,38 @@ class Backlog:
     def keep_only(self, names: set[str]) -> None:
         """Drop the entries that a scan did not find, unless they are in hand."""
         for name in [name for name in self._entries if name not in names]:
-            if self._entries[name].place is not Place.IN_HAND:
-                self._ready.pop(name, None)
+            entry = self._entries[name]
+            if entry.place is Place.READY:
+                self._ready.leave(entry)
+            if entry.place is not Place.IN_HAND:
                 del self._entries[name]
 
-    def _take(self, entry: Entry) -> None:
-        del self._ready[entry.name]
+    def _take(self, entry: Entry, now: float = float("-inf")) -> None:
         entry.place = Place.IN_HAND
+        entry.taken_at = now
         self.in_hand += 1
+        if entry.line is not None:
+            entry.line.in_hand += 1
 
-    def _leave_hand(self, name: str) -> Entry | None:
+    def _leave_hand(self, name: str, now: float) -> Entry | None:
         entry = self._entries.get(name)
         if entry is None or entry.place is not Place.IN_HAND:
             return None
         self.in_hand -= 1
+        self._ready.came_back(entry, now)
         return entry
 
     def _put(self, entry: Entry, due: float, now: float) -> None:
+        """Put an entry that is not in hand any more where it belongs by its time."""
+        if entry.place is Place.READY:
+            if due <= now and self._ready.is_large(entry) == entry.large:
+                return
+            self._ready.leave(entry)
         if due <= now:
             entry.place = Place.READY
-            self._ready[entry.name] = None
+            self._ready.put(entry)
             return
-        self._ready.pop(entry.name, None)
         entry.place = Place.WAITING
+        entry.line = None
         entry.due = due
         heapq.heappush(self._waiting, (due, entry.name))

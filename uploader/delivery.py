@@ -18,6 +18,7 @@ from common.errors import LedgerError
 from common.ledger import Ledger
 from common.records import Cause
 from common.spool import Spool
+from uploader.limits import Sized
 from uploader.multipart import Aborted, Part, PartError
 from uploader.settling import Backoff, Fate, Report, Settling
 from uploader.taking import Rejection, Taken, Taking
@@ -26,6 +27,9 @@ from uploader.verdict import Answer, Kind, Split, Trouble, Verdict, judge
 __all__ = ["Aborted", "Backoff", "Client", "Delivery", "Fate", "Report", "Request"]
 
 log = logs.get(__name__)
+
+_TOO_LARGE = 413
+_TELLING_STATUSES = frozenset((200, 202, _TOO_LARGE))  # they tell whether a request of that size is taken
 
 
 class Client(Protocol):
@@ -143,6 +147,9 @@ class Delivery:
                 rest = self._without(batch, error, report)
                 pending += [rest] if rest else []
                 continue
+            if answer.status in _TELLING_STATUSES:
+                size_bytes = sum(one.claim.size_bytes for one in batch)
+                report.sizes.append(Sized(size_bytes, refused=answer.status == _TOO_LARGE))
             judgement = judge(answer, [one.sop_instance_uid for one in batch])
             if isinstance(judgement, Split):
                 report.answered = True

@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 
 from common import logs
 from common.ledger import Ledger
-from common.records import State, ledger_name
+from common.records import Owed, State, ledger_name
 from common.spool import Found, Spool
 from uploader.backlog import Backlog
+from uploader.entry import origin_of
 
 log = logs.get(__name__)
 
@@ -58,14 +59,14 @@ class Reconciling:
         """
         # The rows first: a row listed here had its file before the folder is read, unless somebody took it away.
         try:
-            due_times = self._ledger.due_times(State.INCOMING)
+            owed = self._ledger.owed()
         except Exception:
             self._see(list(self._spool.scan()), {}, monotonic)
             raise
         found = list(self._spool.scan())
-        self._see(found, due_times, monotonic)
+        self._see(found, owed, monotonic)
         present = {ledger_name(one.name) for one in found}
-        missing = [name for name in due_times if name not in present]
+        missing = [name for name in owed if name not in present]
         self._removed([name for name in missing if not self._is_there(name)], State.INCOMING)
         self._look_at_quarantine()
         self._remove_empty_folders(monotonic)
@@ -75,11 +76,18 @@ class Reconciling:
         for found in self._spool.scan(name):
             self._backlog.see(found, monotonic)
 
-    def _see(self, found: list[Found], due_times: dict[str, str | None], monotonic: float) -> None:
+    def _see(self, found: list[Found], owed: dict[str, Owed], monotonic: float) -> None:
         self._backlog.keep_only({one.name for one in found})
         for one in found:
-            due = due_times.get(ledger_name(one.name))
-            self._backlog.see(one, monotonic, scanned=True, due=monotonic + self._wait(due) if due else 0.0)
+            known = owed.get(ledger_name(one.name))
+            due = known.next_attempt_at if known else None
+            self._backlog.see(
+                one,
+                monotonic,
+                scanned=True,
+                due=monotonic + self._wait(due) if due else 0.0,
+                origin=origin_of(one.name, known),
+            )
 
     def _wait(self, due: str) -> float:
         """Seconds until a due time of the ledger; 0 if it cannot be right."""

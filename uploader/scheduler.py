@@ -11,13 +11,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from common import logs
 from common.config import SpoolConfig, UploaderConfig
 from common.errors import LedgerError, StowgateError
 from common.spool import Spool
-from uploader.backlog import Backlog, Entry
+from uploader.backlog import Backlog, Entry, Room
 from uploader.blame import Blame
+from uploader.capacity import Capacity
 from uploader.delivery import Aborted, Delivery, Fate, Report, Request
 from uploader.destination import Accused, Destination, Mode
 from uploader.reconciling import Reconciling
@@ -46,11 +48,18 @@ class Rescan:
 
 @dataclass(frozen=True, slots=True)
 class _Finished:
-    """A delivery, or a charge, has ended."""
+    """A delivery, or a charge, has ended.
+
+    Attributes:
+        beside: how many were under way when it began, itself among them.
+        large: it holds a large instance.
+    """
 
     names: tuple[str, ...]
     begun: float
     probe: bool
+    beside: int
+    large: bool
     report: Report | None
     error: BaseException | None = None
 
@@ -99,6 +108,8 @@ class Scheduler:
         self._queue: queue.SimpleQueue[Seen | Rescan | _Finished | _Stop] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="delivery")
         self._under_way = 0
+        self._large_under_way = 0
+        self._capacity = Capacity(config.batch_size, config.threads)
         self._next_scan = 0.0
         self._stopping = False
         self._complaints = logs.OncePer(_LOG_SECONDS)
@@ -159,7 +170,10 @@ class Scheduler:
             elif (found := self._spool.look(what.name)) is not None:
                 self._backlog.see(found, now, closed=what.closed)
         elif isinstance(what, _Finished):
+            if what.report is not None:
+                self._capacity.learn(what.report, what.begun, now, max(what.beside, self._under_way))
             self._under_way -= 1
+            self._large_under_way -= what.large
             self._conclude(what, now)
         elif isinstance(what, Rescan):
             self._next_scan = now
@@ -181,7 +195,8 @@ class Scheduler:
     def _dispatch(self, now: float) -> None:
         destination = self._destination
         while destination.may_send() and self._has_thread:
-            batch = self._backlog.take(self._config.batch_instances, self._config.batch_size)
+            room = Room(self._capacity.requests, self._under_way, self._large_under_way)
+            batch = self._backlog.take(self._config.batch_instances, self._capacity.request_bytes, room=room, now=now)
             if not batch:
                 return
             self._submit(batch, tries=3)
@@ -200,25 +215,29 @@ class Scheduler:
 
     @property
     def _has_thread(self) -> bool:
-        return self._under_way < self._config.threads
+        return self._under_way < self._capacity.requests
 
     def _submit(self, batch: list[Entry], *, tries: int, probe: bool = False) -> None:
         requests = [Request(entry.name, entry.settled) for entry in batch]
         names = tuple(entry.name for entry in batch)
-        self._begin(names, lambda: self._delivery.deliver(requests, tries=tries), probe=probe)
+        large = any(entry.large for entry in batch)
+        self._begin(names, lambda: self._delivery.deliver(requests, tries=tries), probe=probe, large=large)
 
-    def _begin(self, names: tuple[str, ...], work: Callable[[], Report], *, probe: bool = False) -> None:
-        begun = self._monotonic()
+    def _begin(
+        self, names: tuple[str, ...], work: Callable[[], Report], *, probe: bool = False, large: bool = False
+    ) -> None:
+        self._under_way += 1
+        self._large_under_way += large
+        finished = partial(_Finished, names, self._monotonic(), probe, self._under_way, large)
 
         def finish() -> None:
             try:
-                self._queue.put(_Finished(names, begun, probe, work()))
+                self._queue.put(finished(work()))
             except BaseException as error:
                 if not isinstance(error, StowgateError | Aborted):
                     log.exception("delivery failed")
-                self._queue.put(_Finished(names, begun, probe, None, error))
+                self._queue.put(finished(None, error))
 
-        self._under_way += 1
         self._pool.submit(finish)
 
     # What came of it
@@ -254,7 +273,7 @@ class Scheduler:
     def _return(self, name: str, report: Report, now: float) -> None:
         fate = report.fates.get(name, Fate.LATER)
         if fate is Fate.SETTLED:
-            if self._backlog.done(name) and (found := self._spool.look(name)) is not None:
+            if self._backlog.done(name, now) and (found := self._spool.look(name)) is not None:
                 self._backlog.see(found, now)
         elif fate is Fate.UNSETTLED:
             self._backlog.unsettle(name, self._spool.look(name), now)

@@ -17,6 +17,7 @@ from common.errors import LedgerError
 from common.ledger import Ledger
 from common.records import Outcome
 from common.spool import Spool
+from uploader.limits import Sized
 from uploader.quarantining import Quarantining, Quotation
 from uploader.taking import Rejection, Taken
 from uploader.verdict import Answer, Kind, Trouble, Verdict
@@ -49,6 +50,7 @@ class Report:
         sent: how many instances it confirmed.
         trouble: of the destination; the files of that request and those after it are `LATER`.
         accused: the files of the request that met the trouble.
+        sizes: of its requests that were taken, or refused as too large, in their order.
     """
 
     fates: dict[str, Fate] = field(default_factory=dict)
@@ -58,6 +60,7 @@ class Report:
     sent: int = 0
     trouble: Trouble | None = None
     accused: tuple[str, ...] = ()
+    sizes: list[Sized] = field(default_factory=list)
 
     def later(self, name: str, delay: float) -> None:
         """Note that a file is owed, and due again after so many seconds."""

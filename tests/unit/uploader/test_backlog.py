@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from common.spool import Found, Signature
-from uploader.backlog import Backlog, Place
+from uploader.backlog import Backlog, Origin, Place, Room
 
 SETTLE = 2.0
 PUBLISH = 0.1
@@ -22,8 +22,8 @@ def found(name: str = DROPPED, *, version: int = 0, size: int = 1000, is_file: b
     return Found(name, Signature(1, size, version, version), is_file)
 
 
-def backlog() -> Backlog:
-    return Backlog(SETTLE, PUBLISH)
+def backlog(large_bytes: int = 10**6) -> Backlog:
+    return Backlog(SETTLE, PUBLISH, large_bytes=large_bytes)
 
 
 def taken(it: Backlog, max_instances: int = 100, max_bytes: int = 1_000_000) -> list[str]:
@@ -243,7 +243,7 @@ def test_what_is_done_leaves(happened: bool) -> None:  # noqa: FBT001
     it = in_hand()
     if happened:
         it.see(found(version=1), 1.0)
-    assert it.done(DROPPED) is happened
+    assert it.done(DROPPED, 1.0) is happened
     assert (len(it), it.in_hand) == (0, 0)
 
 
@@ -253,7 +253,7 @@ def test_nothing_comes_back_twice() -> None:
     it.give_back(DROPPED, 0.0)
     it.give_back(DROPPED, 0.0, 99.0)
     it.unsettle(DROPPED, None, 0.0)
-    assert it.done(DROPPED) is False
+    assert it.done(DROPPED, 1.0) is False
     assert (len(it), it.in_hand, it.ready) == (1, 0, 1)
 
 
@@ -274,7 +274,7 @@ def test_a_scan_drops_what_is_gone_but_not_what_is_in_hand() -> None:
 
 
 def sized(*sizes: int) -> Backlog:
-    it = backlog()
+    it = backlog(large_bytes=100)
     for number, size in enumerate(sizes):
         it.see(found(str(number), size=size), 0.0, closed=True)
     return it
@@ -286,7 +286,7 @@ def sized(*sizes: int) -> Backlog:
         ((1, 1, 1, 1, 1), 2, 100, ["01", "23", "4"]),
         ((40, 40, 40), 10, 100, ["01", "2"]),
         ((40, 60, 40), 10, 100, ["01", "2"]),
-        ((500, 1, 1), 10, 100, ["0", "12"]),
+        ((500, 1, 1), 10, 100, ["12", "0"]),
         ((1, 500, 1), 10, 100, ["02", "1"]),
         ((100, 100), 10, 100, ["0", "1"]),
         ((0, 0, 0), 10, 100, ["012"]),
@@ -302,30 +302,26 @@ def sized(*sizes: int) -> Backlog:
     ],
 )
 def test_batches_keep_their_limits(sizes: tuple[int, ...], instances: int, size: int, batches: list[str]) -> None:
-    """Neither number nor size is exceeded, but one too large goes alone; who waits longest goes first."""
+    """Neither number nor size is exceeded, but one too large goes alone, and holds up nobody."""
     it = sized(*sizes)
     assert ["".join(taken(it, instances, size)) for _ in batches] == batches
     assert taken(it, instances, size) == []
 
 
-def test_an_entry_with_a_limit_goes_with_no_more_than_that() -> None:
-    """No batch is larger than the smallest limit in it, and nobody with a limit waits for ever."""
-    it = sized(*[1] * 6)
-    for name, limit in (("1", 2), ("3", 1)):
+def test_who_was_in_a_request_that_failed_goes_with_its_like() -> None:
+    """No batch is larger than the limit of those in it, and nobody else is in it; nobody waits for ever."""
+    it = sized(*[1] * 9)
+    for name, limit in (("1", 2), ("2", 2), ("3", 2), ("4", 1), ("5", 1)):
         entry = it.get(name)
         assert entry is not None
         entry.limit = limit
-    assert ["".join(taken(it, 10, 100)) for _ in range(4)] == ["01", "245", "3", ""]
+    assert ["".join(taken(it, 10, 100)) for _ in range(7)] == ["0", "12", "3", "4", "5", "678", ""]
 
 
-def test_the_first_in_line_always_goes() -> None:
-    """Whoever is first is in the next batch, whatever its size and limit, so nobody starves."""
-    it = sized(*[1] * 3, 900, *[1] * 3)
-    entry = it.get("3")
-    assert entry is not None
-    entry.limit = 1
-    assert "".join(taken(it, 3, 100)) == "012"
-    assert "".join(taken(it, 3, 100)) == "3"
+def test_one_larger_than_a_request_may_be_now_goes_alone() -> None:
+    """When the destination takes less than it used to, who is larger than that is tried by itself, in its turn."""
+    it = sized(10, 60, 10, 10)
+    assert ["".join(taken(it, 10, 50)) for _ in range(4)] == ["0", "1", "23", ""]
 
 
 # Probes
@@ -410,7 +406,7 @@ class BacklogMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.it = backlog()
+        self.it = backlog(large_bytes=150)
         self.now = 0.0
         self.held: set[str] = set()
         self.known: set[str] = set()
@@ -429,8 +425,17 @@ class BacklogMachine(RuleBasedStateMachine):
         closed=st.booleans(),
         scanned=st.booleans(),
         due=st.sampled_from([0.0, 30.0]),
+        origin=st.sampled_from([None, Origin("A", "s"), Origin("B", "t")]),
     )
-    def see(self, name: str, version: int, closed: bool, scanned: bool, due: float) -> None:  # noqa: FBT001
+    def see(  # noqa: PLR0917
+        self,
+        name: str,
+        version: int,
+        closed: bool,  # noqa: FBT001
+        scanned: bool,  # noqa: FBT001
+        due: float,
+        origin: Origin | None,
+    ) -> None:
         """A file is noticed."""
         self.it.see(
             self._found(name, version),
@@ -438,6 +443,7 @@ class BacklogMachine(RuleBasedStateMachine):
             closed=closed and not scanned,
             scanned=scanned,
             due=self.now + due if scanned and due else 0.0,
+            origin=origin,
         )
         self.known.add(name)
 
@@ -452,17 +458,25 @@ class BacklogMachine(RuleBasedStateMachine):
             if gone:
                 self.known.discard(name)
 
-    @rule(instances=st.integers(1, 4), size=st.sampled_from([50, 150, 10_000]))
-    def take(self, instances: int, size: int) -> None:
-        """A batch goes."""
+    @rule(
+        instances=st.integers(1, 4),
+        size=st.sampled_from([50, 150]),
+        requests=st.integers(1, 4),
+        under_way=st.integers(0, 3),
+        large=st.integers(0, 2),
+    )
+    def take(self, instances: int, size: int, requests: int, under_way: int, large: int) -> None:
+        """A batch goes; somebody always does while nothing is under way."""
         before = self.it.ready
-        batch = self.it.take(instances, size)
-        assert bool(batch) == bool(before)
+        batch = self.it.take(instances, size, room=Room(requests, under_way, large), now=self.now)
+        if not under_way and not large:
+            assert bool(batch) == bool(before)
         names = [entry.name for entry in batch]
         assert len(names) == len(set(names))
         assert len(batch) <= instances
         assert all(entry.limit is None or len(batch) <= entry.limit for entry in batch)
         assert len(batch) == 1 or sum(entry.signature.size_bytes for entry in batch) <= size
+        assert not any(entry.large for entry in batch) or large < max(1, requests // 2)
         self._holds(names)
 
     @rule(fresh=st.booleans(), avoid=st.sets(st.sampled_from(NAMES)))
@@ -504,7 +518,7 @@ class BacklogMachine(RuleBasedStateMachine):
     def done(self, data: st.DataObject) -> None:
         """A delivery settled one."""
         name = self._one(data)
-        self.it.done(name)
+        self.it.done(name, self.now)
         self.known.discard(name)
 
     @rule(kept=st.sets(st.sampled_from(NAMES)))

@@ -55,7 +55,7 @@ class Court:
             self.destination.probe_sent()
         for name in names:
             if self.backlog.hold(name) is not None:
-                self.backlog.done(name)
+                self.backlog.done(name, self.now)
         accused = self.blame.answered(frozenset(names), self.now, probe=probe)
         return accused.names[0] if accused else None
 

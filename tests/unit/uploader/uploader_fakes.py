@@ -130,7 +130,7 @@ class Gateway:
     def assemble(self) -> None:
         """Make the parts anew, as a restart does."""
         options = self.config
-        self.backlog = Backlog(self.spool_config.settle_seconds, publish_seconds=0.01)
+        self.backlog = Backlog(self.spool_config.settle_seconds, publish_seconds=0.01, large_bytes=options.batch_size)
         backoff = Backoff(options.backoff_initial_seconds, options.backoff_max_seconds, options.max_attempts)
         self.delivery = Delivery(self.spool, self.ledger, self.archive, backoff)
         self.destination = Destination(options.backoff_initial_seconds, options.backoff_max_seconds)
