@@ -1,7 +1,7 @@
 """The rules in force, and which of them a POST falls under.
 
-The first rule that matches wins. A rule counts only the POSTs that get as far as it and fit its uid and
-min_instances: every=2 behind another rule is every second POST that the other one let pass.
+The first rule that matches wins. A rule counts only the POSTs that get as far as it and fit its uid and its
+minima: every=2 behind another rule is every second POST that the other one let pass.
 """
 
 from collections.abc import Collection, Sequence
@@ -16,7 +16,7 @@ class ActiveRule:
 
     Attributes:
         rule_id: counted from 1, never used twice while the sandbox runs.
-        seen: POSTs that got as far as this rule and fit its uid and min_instances.
+        seen: POSTs that got as far as this rule and fit its uid and its minima.
         hits: those of them that fell under it.
     """
 
@@ -30,7 +30,7 @@ class ActiveRule:
         return {"id": self.rule_id, "rule": self.rule.as_dict(), "seen": self.seen, "hits": self.hits}
 
     def take(self) -> bool:
-        """Count a POST that fits uid and min_instances, and say whether it falls under the rule."""
+        """Count a POST that fits uid and minima, and say whether it falls under the rule."""
         self.seen += 1
         taken = self.seen % (self.rule.every or 1) == 0 and (self.rule.first is None or self.hits < self.rule.first)
         self.hits += taken
@@ -99,6 +99,11 @@ class RuleBook:
         """Give all rules with their counts, in order."""
         return [active.as_dict() for active in self._rules]
 
-    def select(self) -> Selection:
-        """Start to look for the rule of one POST, among the rules of this moment."""
-        return Selection(self._rules)
+    def select(self, length: int = 0, requests: int = 1) -> Selection:
+        """Start to look for the rule of one POST, among the rules of this moment.
+
+        Args:
+            length: its Content-Length in bytes.
+            requests: how many POSTs are under way, this one among them.
+        """
+        return Selection([active for active in self._rules if active.rule.fits_head(length, requests)])

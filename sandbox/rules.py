@@ -3,7 +3,7 @@
 A rule is text, key=value,key=value, or the same as a JSON object. Selectors say which POSTs it is for, actions
 what becomes of them:
 
-    every=N  first=N  uid=1.2.3  min_instances=N                          (none of them: every POST)
+    every=N  first=N  uid=1.2.3  min_instances=N  min_bytes=N  min_requests=N  (none of them: every POST)
     status=503 [body=… retry_after=… location=… store=1]                  answer with this status
     fail=0xA700  fail_unnamed=1  warn=0xB000                              failures and warnings of instances
     answer=empty|html|truncated|json-garbage|omit  media=json|xml         spoil or force the answer's form
@@ -60,6 +60,7 @@ class Answer(Enum):
 class Rule:
     """One rule, checked. A field is None or False where the rule does not speak of it.
 
+    min_bytes is of the Content-Length, min_requests of the POSTs under way at a time, this one among them.
     Times are in seconds; FailureReason and WarningReason are numbers as in PS3.18 Table I.2-1 and I.2-2.
     """
 
@@ -67,6 +68,8 @@ class Rule:
     first: int | None = None
     uid: str | None = None
     min_instances: int | None = None
+    min_bytes: int | None = None
+    min_requests: int | None = None
     status: int | None = None
     body: str | None = None
     retry_after: str | None = None
@@ -118,6 +121,10 @@ class Rule:
         """Say whether the rule can be decided before the body is read."""
         return self.uid is None and self.min_instances is None
 
+    def fits_head(self, length: int, requests: int) -> bool:
+        """Say whether it can be for a POST of such a Content-Length while so many are under way, itself among them."""
+        return length >= (self.min_bytes or 0) and requests >= (self.min_requests or 0)
+
     def concerns(self, sop_instance_uid: str | None) -> bool:
         """Say whether fail, warn and omit are meant for this instance."""
         return self.uid is None or self.uid == sop_instance_uid
@@ -144,7 +151,7 @@ class Rule:
         return said
 
     def _acts(self) -> bool:
-        selectors = ("every", "first", "uid", "min_instances")
+        selectors = ("every", "first", "uid", "min_instances", "min_bytes", "min_requests")
         return any(name not in selectors for name in self.as_dict())
 
 
@@ -242,6 +249,8 @@ _KEYS: dict[str, tuple[str, Callable[[str], object]]] = {
     "first": (_COUNT_EXPECTED, _count),
     "uid": ("a SOP Instance UID", _uid),
     "min_instances": (_COUNT_EXPECTED, _count),
+    "min_bytes": (_COUNT_EXPECTED, _count),
+    "min_requests": (_COUNT_EXPECTED, _count),
     "status": (f"an HTTP status from {_STATUS.start} to {_STATUS.stop - 1}", _status),
     "body": ("a text", str),
     "retry_after": (_LINE_EXPECTED, _line),

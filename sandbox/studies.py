@@ -54,15 +54,23 @@ class Studies:
         self._rules = rules
         self._journal = journal
         self._root = root
+        self._under_way = 0
 
     async def post(self, request: web.Request) -> web.StreamResponse:
         """Store the instances of one request, or do what a rule says."""
+        self._under_way += 1
+        try:
+            return await self._post(request)
+        finally:
+            self._under_way -= 1
+
+    async def _post(self, request: web.Request) -> web.StreamResponse:
         record = Record(request.path)
         try:
             wanted = _check_head(request)
         except RefusedError as error:
             return self._refuse(record, error)
-        reception = Reception(self._store, self._rules.select())
+        reception = Reception(self._store, self._rules.select(wanted.length, self._under_way))
         try:
             await _send_continue(request)
             await reception.read(request, wanted.boundary, wanted.length)

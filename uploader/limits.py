@@ -137,7 +137,7 @@ class Concurrency:
             return False
         if self.limit < self._maximum:
             self._grow_seconds = min(_GROW_SECONDS_MAX, self._grow_seconds * 2)
-        before, self.limit = self.limit, max(1, min(self.limit, under_way) // 2)
+        before, self.limit = self.limit, (min(self.limit, under_way) + 1) // 2
         self._decreased_at = self._stepped_at = now
         return self.limit < before
 

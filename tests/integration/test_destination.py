@@ -138,6 +138,40 @@ def test_retry_after_is_honoured(make_pipeline: MakePipeline, sandbox: RunningSa
     assert "next_probe_seconds=3" in pipeline.logs() or "next_probe_seconds=2.9" in pipeline.logs()
 
 
+def test_requests_become_as_small_as_the_destination_takes_them(
+    make_pipeline: MakePipeline, sandbox: RunningSandbox, tmp_path: Path
+) -> None:
+    """A proxy that answers 413 to more than twelve instances is asked too much once, not with every batch."""
+    pipeline = make_pipeline(sandbox.url, uploader={"threads": 1, "batch_instances": 20})
+    uids = drop(pipeline, tmp_path, 100)
+    size = max(path.stat().st_size for path in pipeline.incoming())
+    sandbox.add_rule(f"min_bytes={12 * size},status=413")
+    uploader = pipeline.start("uploader")
+    pipeline.wait_empty()
+    assert sent(sandbox) == set(uids)
+    assert [one["status"] for one in sandbox.requests()].count(413) == 1
+    assert uploader.log().count("sending smaller ones") == 1
+    assert not pipeline.quarantined()
+    assert all((row.state, row.attempts) == (State.SENT, 1) for row in pipeline.rows())
+
+
+def test_requests_become_as_few_as_the_destination_takes_at_a_time(
+    make_pipeline: MakePipeline, sandbox: RunningSandbox, tmp_path: Path
+) -> None:
+    """An archive that answers 429 to the third request at a time gets two; nothing is charged or given up."""
+    sandbox.add_rule("min_requests=3,status=429")
+    sandbox.add_rule("delay=0.1")
+    pipeline = make_pipeline(sandbox.url, uploader={"threads": 4, "batch_instances": 2, "max_attempts": 1})
+    uids = drop(pipeline, tmp_path, 100)
+    uploader = pipeline.start("uploader")
+    pipeline.wait_empty()
+    assert sent(sandbox) == set(uids)
+    assert 1 <= [one["status"] for one in sandbox.requests()].count(429) <= 4
+    assert "sending fewer requests at a time requests=2" in uploader.log()
+    assert not pipeline.quarantined()
+    assert all((row.state, row.attempts) == (State.SENT, 1) for row in pipeline.rows())
+
+
 @pytest.mark.parametrize("media", ["json", "xml"])
 def test_both_forms_of_an_answer_are_read(
     make_pipeline: MakePipeline, sandbox: RunningSandbox, tmp_path: Path, media: str

@@ -1,6 +1,7 @@
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -238,6 +239,23 @@ def test_selectors_pick_the_posts(sandbox: RunningSandbox) -> None:
     statuses = [post(sandbox.url, parts).status_code for parts in ([A], [B], [A], [A, B], [A], [A])]
     assert statuses == [200, 500, 503, 413, 200, 503]
     assert [(rule["seen"], rule["hits"]) for rule in sandbox.rules()] == [(2, 1), (1, 1), (4, 2)]
+
+
+def test_a_size_can_be_too_large(sandbox: RunningSandbox) -> None:
+    """min_bytes counts the bytes of the whole request."""
+    body = multipart([A])
+    sandbox.add_rule(f"min_bytes={len(body) + 1},status=413")
+    assert [post(sandbox.url, parts).status_code for parts in ([A], [A, B], [B])] == [200, 413, 200]
+
+
+def test_so_many_requests_at_a_time_can_be_too_many(sandbox: RunningSandbox) -> None:
+    """min_requests counts the POSTs that have not been answered."""
+    sandbox.add_rule("min_requests=2,status=429")
+    sandbox.add_rule("delay=1")
+    with ThreadPoolExecutor(2) as pool:
+        statuses = pool.map(lambda parts: post(sandbox.url, parts).status_code, ([A], [B]))
+    assert sorted(statuses) == [200, 429]
+    assert post(sandbox.url, [A]).status_code == 200
 
 
 def test_a_rule_does_not_hide_a_fault_of_the_sender(sandbox: RunningSandbox) -> None:

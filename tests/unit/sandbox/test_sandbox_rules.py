@@ -20,6 +20,8 @@ RULES = {
     "answer=json-garbage": Rule(answer=Answer.GARBAGE),
     "media=xml,hang=2": Rule(media=Media.XML, hang=2),
     "min_instances=2,status=413,store=yes": Rule(min_instances=2, status=413, store=True),
+    "min_bytes=1000000,status=413": Rule(min_bytes=1_000_000, status=413),
+    "min_requests=3,status=429": Rule(min_requests=3, status=429),
     "drop=after,fail=0xA700,uid=1.2.3": Rule(drop=Drop.AFTER, fail=0xA700, uid="1.2.3"),
 }
 
@@ -122,6 +124,17 @@ HISTORIES = {
 def test_the_right_rule_wins(texts: list[str], posts: list[set[str]], expected: list[int | None]) -> None:
     """Selectors pick the POSTs, counts are each rule's own, the first match wins."""
     assert winners(texts, posts) == expected
+
+
+def test_a_rule_for_large_or_many_requests_is_not_for_others() -> None:
+    """min_bytes and min_requests are decided by the head, and who does not fit is not counted."""
+    book = RuleBook()
+    book.add(parse_rule("min_bytes=1000,status=413"))
+    book.add(parse_rule("min_requests=3,status=429"))
+    heads = [(999, 2), (1000, 3), (999, 3), (5000, 1)]
+    found = [book.select(*head).advance(set(), 1, complete=False) for head in heads]
+    assert [active.rule.status if active else None for active in found] == [None, 413, 429, 413]
+    assert [(rule["seen"], rule["hits"]) for rule in book.as_list()] == [(2, 2), (1, 1)]
 
 
 def test_a_rule_is_certain_as_soon_as_the_body_has_shown_enough() -> None:

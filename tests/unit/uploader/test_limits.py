@@ -181,6 +181,14 @@ def test_requests_that_were_under_way_together_halve_it_once() -> None:
     assert it.limit == 2
 
 
+@pytest.mark.parametrize(("under_way", "limit"), [(8, 4), (5, 3), (3, 2), (2, 1)])
+def test_what_was_under_way_is_halved(under_way: int, limit: int) -> None:
+    """Not what might have been: three under way were too many, so two go, though eight may."""
+    it = Concurrency(8)
+    it.busy(begun=0.0, now=1.0, under_way=under_way)
+    assert it.limit == limit
+
+
 def test_it_never_ends_below_one() -> None:
     """However busy it is, one request at a time goes."""
     it = Concurrency(8)
@@ -229,7 +237,7 @@ def test_two_allowed_of_four_is_seldom_exceeded() -> None:
             refusals.append(second)
         else:
             it.passed(begun=second - 0.1, now=float(second))
-    assert len(refusals) <= 14
+    assert len(refusals) <= 16
     assert refusals[-1] - refusals[-2] >= 600
 
 
