@@ -152,7 +152,9 @@ class DestinationConfig:
     url: str = _setting(
         Url(), "http://127.0.0.1:8080/dicom-web", "Root of the DICOMweb service; the uploader posts to <url>/studies"
     )
-    connect_timeout_seconds: float = _setting(Seconds(0.1, 3600), "30", "How long connecting may take")
+    connect_timeout_seconds: float = _setting(
+        Seconds(0.1, 3600), "30", "How long connecting, or the next 128 KB of a request, may take"
+    )
     read_timeout_seconds: float = _setting(Seconds(0.1, 86400), "300", "How long the answer may be silent")
     auth: Auth = _setting(Choice(Auth), "none", "How to authenticate")
     username: str = _setting(_USERNAME, "", "User for auth = basic")

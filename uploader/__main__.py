@@ -21,10 +21,12 @@ from common.spool import Spool
 from uploader.backlog import Backlog
 from uploader.delivery import Backoff, Delivery
 from uploader.destination import Destination
+from uploader.progress import Progress
 from uploader.reconciling import Reconciling
 from uploader.scheduler import Rescan, Scheduler, Seen
 from uploader.stow import StowClient
 from uploader.watcher import Watcher
+from uploader.watching import Watching
 
 log = logs.get("uploader")
 
@@ -60,7 +62,9 @@ class _Uploader:
         spool.quarantine.sweep()
         ledger = Ledger(spool.ledger, durable=True)
         options = config.uploader
-        self._client = StowClient(config.destination, options.backoff_initial_seconds)
+        progress = Progress()
+        self._client = StowClient(config.destination, options.backoff_initial_seconds, progress=progress)
+        self._watching = Watching(progress, ledger.transferring)
         backoff = Backoff(options.backoff_initial_seconds, options.backoff_max_seconds, options.max_attempts)
         backlog = Backlog(config.spool.settle_seconds, large_bytes=options.batch_size)
         self._scheduler = Scheduler(
@@ -91,6 +95,7 @@ class _Uploader:
         # The watcher first, then the scan: what appears in between is seen twice, never missed.
         self._watcher.start()
         threading.Thread(target=self._keep_watching, name="revive", daemon=True).start()
+        threading.Thread(target=self._watching.run, args=(self._stopped,), name="watching", daemon=True).start()
         log.info("delivering", url=self._config.destination.url, threads=self._config.uploader.threads)
         self._scheduler.run()
         return self._finish()
@@ -114,6 +119,7 @@ class _Uploader:
             self._client.cut()
             if not self._scheduler.drain(_LAST_SECONDS):
                 log.warning("deliveries cut, their files stay in incoming", deliveries=self._scheduler.under_way)
+        self._watching.close()
         log.info("stopped")
         logging.shutdown()
         # A thread that waits for an answer cannot be ended; the kernel drops its claims with the process.

@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 
 import requests
 import urllib3
-from urllib3.exceptions import NameResolutionError, NewConnectionError, ReadTimeoutError
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError, ReadTimeoutError
 
 from uploader.verdict import Failure
 
@@ -42,7 +42,10 @@ _FAILURES: tuple[tuple[type[requests.RequestException], Failure], ...] = (
 # By what is inside a ConnectionError of requests, or comes from urllib3 without one; before the classes above.
 _CAUSES: tuple[tuple[type[BaseException], Failure], ...] = (
     (NewConnectionError, Failure.CONNECT),
+    (ConnectTimeoutError, Failure.CONNECT),
     (ReadTimeoutError, Failure.TIMEOUT),
+    # The peer is there and takes no more bytes: to try again within seconds would only hold a thread longer.
+    (TimeoutError, Failure.TIMEOUT),
     # The end of the connection, not of the agreement on TLS: it is how a reset or a crash looks through TLS.
     (ssl.SSLEOFError, Failure.BROKEN),
     (ssl.SSLZeroReturnError, Failure.BROKEN),
@@ -86,6 +89,9 @@ def reason_of(error: Exception) -> str:
             break
         if isinstance(inner, ssl.SSLCertVerificationError):
             reason = f"certificate: {inner.verify_message}"
+            break
+        if isinstance(inner, TimeoutError) and not inner.strerror:
+            reason = "sending stood still"
             break
         if isinstance(inner, OSError) and inner.strerror and not isinstance(inner, requests.RequestException):
             reason = inner.strerror

@@ -50,11 +50,20 @@ class Body:
     Args:
         parts: the instances, at least one.
         aborted: asked before every read; when it says yes, `Aborted` is raised.
+        moved: told before every read how many bytes were read before, and how many there are in all. Who asks for
+            more has sent what was read.
     """
 
-    def __init__(self, parts: Sequence[Part], aborted: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        aborted: Callable[[], bool] = lambda: False,
+        moved: Callable[[int, int], None] = lambda _sent, _size: None,
+    ) -> None:
         self.boundary = uuid.uuid4().hex
         self._aborted = aborted
+        self._moved = moved
+        self._sent = 0
         self._pieces: list[bytes | Part] = []
         delimiter = b"--" + self.boundary.encode("ascii") + b"\r\n"
         for number, part in enumerate(parts):
@@ -95,6 +104,7 @@ class Body:
         """
         if self._aborted():
             raise Aborted
+        self._moved(self._sent, self._length)
         wanted = self._length if size is None or size < 0 else size
         chunks: list[bytes] = []
         while wanted > 0 and self._index < len(self._pieces):
@@ -106,6 +116,7 @@ class Body:
                 end = piece.size_bytes
                 chunk = _read_part(piece, self._offset, min(wanted, end - self._offset))
             chunks.append(chunk)
+            self._sent += len(chunk)
             wanted -= len(chunk)
             self._offset += len(chunk)
             if self._offset >= end:

@@ -17,6 +17,7 @@ from common.config import DestinationConfig
 from uploader.authentication import Authentication, authentication_of
 from uploader.failures import classify, reason_of, retry_after
 from uploader.multipart import Body, Part
+from uploader.progress import Progress
 from uploader.response import parse
 from uploader.session import concealed, new_session, secrets_of
 from uploader.tokens import CredentialsError
@@ -38,6 +39,7 @@ class StowClient:
         config: the section [destination].
         backoff_initial: seconds; the first wait between tries is at most this long.
         authentication: None for that of the section.
+        progress: is told of the requests under way.
     """
 
     def __init__(
@@ -45,9 +47,11 @@ class StowClient:
         config: DestinationConfig,
         backoff_initial: float = 1.0,
         authentication: Authentication | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self._config = config
         self._authentication = authentication_of(config) if authentication is None else authentication
+        self._progress = progress or Progress()
         self._url = f"{config.url}/studies"
         self._backoff_initial = backoff_initial
         self._local = threading.local()
@@ -106,7 +110,10 @@ class StowClient:
 
     def _post(self, parts: Sequence[Part]) -> tuple[Answer, requests.PreparedRequest | None]:
         """What one request came to, with a body of its own, and the request if it was answered."""
-        body = Body(parts, self._cut.is_set)
+        with self._progress.request(parts[0].name, len(parts)) as moved:
+            return self._send(Body(parts, self._cut.is_set, moved))
+
+    def _send(self, body: Body) -> tuple[Answer, requests.PreparedRequest | None]:
         config = self._config
         try:
             with self._session().post(
