@@ -239,16 +239,19 @@ class Ledger:
 
         Equal values are one object: there may be a hundred thousand names, of a few studies.
         """
-        shared: dict[Owed, Owed] = {}
+        shared: dict[tuple[str, ...], Owed] = {}
         owed: dict[str, Owed] = {}
         with self._database.reading() as connection:
-            for name, *values in connection.execute(
+            for row in connection.execute(
                 "SELECT file_name, next_attempt_at, calling_ae_title, study_instance_uid FROM instances"
                 " WHERE state = ? ORDER BY id",
                 (State.INCOMING,),
             ):
-                one = Owed(*values)
-                owed[name] = shared.setdefault(one, one)
+                values = row[1:]
+                one = shared.get(values)
+                if one is None:
+                    one = shared[values] = Owed(*values)
+                owed[row[0]] = one
         return owed
 
     def transfers(self) -> dict[str, Transfer]:

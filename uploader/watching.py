@@ -43,7 +43,7 @@ class Watching:
         self._every = every
         self._now = now
         self._recorded: set[str] = set()
-        self._sent_before: dict[str, int] = {}
+        self._before: dict[Motion, tuple[int, float]] = {}  # bytes out, and when: at the last report
 
     def run(self, stopped: threading.Event) -> None:
         """Report until stopped."""
@@ -57,7 +57,7 @@ class Watching:
         self._write(long, moment)
         for one in long:
             self._say(one, moment)
-        self._sent_before = {one.name: one.sent_bytes for one in long}
+        self._before = {one: (one.sent_bytes, moment) for one in long}
 
     def close(self) -> None:
         """Forget the requests that were recorded: this process ends."""
@@ -98,5 +98,6 @@ class Watching:
         elif moment - one.moved_at >= self._every:
             log.warning("sending stands still", still_seconds=still, **fields)
         else:
-            gained = max(0, one.sent_bytes - self._sent_before.get(one.name, 0))
-            log.info("sending", bytes_per_second=round(gained / self._every), **fields)
+            sent_before, since = self._before.get(one, (0, one.begun))
+            rate = (one.sent_bytes - sent_before) / max(moment - since, 0.001)
+            log.info("sending", bytes_per_second=round(rate), **fields)

@@ -1,6 +1,7 @@
 """The scan that brings folders, backlog and ledger together: what it brings in, what it calls removed, and what not."""
 
 import errno
+import io
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,10 +14,12 @@ from uploader_fakes import Gateway
 
 from common.errors import LedgerError
 from common.ledger import Ledger
+from common.part10 import read_part10
 from common.records import Cause, Event, Outcome, State
 from common.spool import Found, Spool
 from support.samples import make_instance
 from uploader.delivery import Request
+from uploader.entry import Origin
 from uploader.reconciling import Reconciling
 from uploader.verdict import Answer
 
@@ -144,6 +147,35 @@ def test_a_due_time_that_cannot_be_read_counts_as_now(gateway: Gateway, scanning
         connection.execute("UPDATE instances SET next_attempt_at = ?", (text,))
     scanning.scan(0.0)
     assert gateway.backlog.ready == 1
+
+
+# Where files belong
+
+
+def test_the_scan_tells_where_files_belong(gateway: Gateway, scanning: Reconciling) -> None:
+    """By the row its sender and study, else the folder that it was dropped in; a loose file belongs nowhere yet."""
+    (uid,) = gateway.receive(1)
+    name = gateway.rows()[uid].file_name
+    gateway.drop(1)
+    make_instance(gateway.spool.incoming / "cd" / "im" / "1.dcm")
+    scanning.scan(0.0)
+    origins = {known: entry.origin for known in gateway.backlog.names() if (entry := gateway.backlog.get(known))}
+    assert origins == {
+        name: Origin("MODALITY", gateway.rows()[uid].study_instance_uid),
+        "0.dcm": None,
+        "cd/im/1.dcm": Origin("cd", "cd/im"),
+    }
+
+
+def test_a_file_that_was_adopted_belongs_to_its_study(gateway: Gateway, scanning: Reconciling) -> None:
+    """When the ledger knows a dropped file, what it says counts; the folder still tells the source."""
+    uid = make_instance(gateway.spool.incoming / "cd" / "1.dcm")
+    content = (gateway.spool.incoming / "cd" / "1.dcm").read_bytes()
+    gateway.ledger.adopt("cd/1.dcm", read_part10(io.BytesIO(content), len(content)), len(content))
+    scanning.scan(0.0)
+    entry = gateway.backlog.get("cd/1.dcm")
+    assert entry is not None
+    assert entry.origin == Origin("cd", gateway.rows()[uid].study_instance_uid)
 
 
 # Rows whose files are gone
