@@ -162,7 +162,7 @@ class Backlog:
         if entry is None or entry.place is Place.IN_HAND:
             return None
         if entry.place is Place.READY:
-            self._ready.leave(entry)
+            self._ready.pick(entry)
         self._take(entry)
         return entry
 
@@ -216,8 +216,6 @@ class Backlog:
         entry.place = Place.IN_HAND
         entry.taken_at = now
         self.in_hand += 1
-        if entry.line is not None:
-            entry.line.in_hand += 1
 
     def _leave_hand(self, name: str, now: float) -> Entry | None:
         entry = self._entries.get(name)

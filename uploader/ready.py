@@ -75,14 +75,19 @@ class Ready:
             raise AssertionError("an entry that is due stands in a line")
         self._turns(entry).leave(entry.line, entry.slot)
 
+    def pick(self, entry: Entry) -> None:
+        """Let an entry leave for a delivery, out of its turn."""
+        if entry.line is None:
+            raise AssertionError("an entry that is due stands in a line")
+        self._turns(entry).take(entry.line, entry.slot)
+
     def came_back(self, entry: Entry, now: float) -> None:
         """An entry is in no delivery's hand any more: its line has heard of it, and how soon."""
         if (line := entry.line) is not None:
             entry.line = None
-            line.in_hand -= 1
             if now - entry.taken_at < _QUICK_SECONDS:
                 line.quick_at = now
-            self._turns(entry).settle(line)
+            self._turns(entry).come_back(line)
 
     def take(self, max_instances: int, max_bytes: int, room: Room, now: float) -> list[Entry]:
         """The next batch; nobody if nobody is due, or may go while so much is under way."""
@@ -120,7 +125,7 @@ class Ready:
                 break
         if best is None or (fresh and best.troubles):
             return None
-        self.leave(best)
+        self.pick(best)
         return best
 
     def _candidates(self) -> Iterator[Entry]:

@@ -33,7 +33,7 @@ class Line(Generic[E]):
         study: which study.
         clock: what it has had, in bytes.
         waiting: how many stand in it.
-        in_hand: how many that came from it are with a delivery; counted by whoever takes them.
+        in_hand: how many that were taken from it have not come back.
         quick_at: when one of those came back last within a short time, monotonic, in seconds.
     """
 
@@ -125,10 +125,8 @@ class Turns(Generic[E]):
         source.waiting += 1
         self.waiting += 1
         if not line.listed:
-            line.clock = max(line.clock, source.now)
             self._list_line(line, behind=True)
         if not source.listed:
-            source.clock = max(source.clock, self._now)
             self._list_source(source, behind=True)
 
     def leave(self, line: Line[E], slot: int) -> None:
@@ -136,6 +134,17 @@ class Turns(Generic[E]):
         line.remove(slot)
         line.source.waiting -= 1
         self.waiting -= 1
+
+    def take(self, line: Line[E], slot: int) -> None:
+        """Let an entry leave its line for a delivery; it is to come back."""
+        # Counted before the line is looked at again, or it would be forgotten while it is heard from.
+        line.in_hand += 1
+        self.leave(line, slot)
+
+    def come_back(self, line: Line[E]) -> None:
+        """An entry that was taken from a line is with no delivery any more."""
+        line.in_hand -= 1
+        self._settle(line)
 
     def fill(self, fits: Callable[[E], bool], may: Callable[[Line[E]], bool]) -> list[E]:
         """Take who goes next, in the order of their turns, until somebody does not fit. They have left their lines.
@@ -149,7 +158,7 @@ class Turns(Generic[E]):
             had = 0
             while (entry := line.first()) is not None and fits(entry):
                 taken.append(entry)
-                self.leave(line, line.first_slot)
+                self.take(line, line.first_slot)
                 had += self._size_of(entry) + INSTANCE_COST
             line.clock += had
             line.source.clock += had
@@ -181,8 +190,8 @@ class Turns(Generic[E]):
             for line in source.lines.values():
                 yield from line.entries()
 
-    def settle(self, line: Line[E]) -> None:
-        """Forget a line that nobody stands in or is in hand from, once its turn has come to nothing."""
+    def _settle(self, line: Line[E]) -> None:
+        """Forget a line that nobody stands in and nobody was taken from, once its turn has come to nothing."""
         if not line.listed and not line.waiting and not line.in_hand and line.source.lines.get(line.study) is line:
             del line.source.lines[line.study]
             self._settle_source(line.source)
@@ -200,7 +209,7 @@ class Turns(Generic[E]):
             source.listed = False
             found = self._next_of(source, may)
             if found is not None:
-                # Who was passed over before does not catch up.
+                # Who was away or passed over before does not catch up.
                 source.clock = self._now = max(source.clock, self._now)
             elif source.waiting:
                 passed_over.append(source)
@@ -217,7 +226,7 @@ class Turns(Generic[E]):
             line = heapq.heappop(source.heap)[-1]
             line.listed = False
             if not line.waiting:
-                self.settle(line)
+                self._settle(line)
             elif may(line):
                 found = line
                 line.clock = source.now = max(line.clock, source.now)

@@ -75,7 +75,8 @@ def test_a_size_that_was_refused_is_not_tried_again(gateway: Gateway, picky: Pic
     with gateway.running():
         until(lambda: gateway.counts() == {State.SENT: 200})
     assert picky.statuses().count(413) == 1
-    assert [len(request) for request in picky.requests[:4]] == [10, 10, 10, 10]
+    # They are not of exactly the same size.
+    assert {len(request) for request in picky.requests[:10]} <= {9, 10}
     (said,) = lines("the destination refuses requests of this size, sending smaller ones")
     assert said["limit_bytes"] <= picky.max_bytes < said["refused_bytes"]
 

@@ -78,10 +78,11 @@ def test_many_small_studies_share_requests() -> None:
     assert sum(sent, Counter()) == {f"s{number}": 2 for number in range(100)}
 
 
-def test_turns_are_counted_in_bytes() -> None:
+@pytest.mark.parametrize("source", ["CT", "OTHER"], ids=["of one source", "of two sources"])
+def test_turns_are_counted_in_bytes(source: str) -> None:
     """Large slices of one study and small reports of another get the same bytes, not the same requests."""
     it = backlog()
-    add(it, "slices", 100, 60 * MB)
+    add(it, "slices", 100, 60 * MB, source)
     add(it, "reports", 10_000, 15_000)
     sent: Counter[str] = Counter()
     while sent["slices"] < 10:
@@ -112,6 +113,32 @@ def test_waiting_earns_nothing() -> None:
         send(it)
     add(it, "late", 2000)
     assert sum((send(it) for _ in range(10)), Counter()) == {"late": 250, "early": 250}
+
+
+@pytest.mark.parametrize("same_source", [True, False], ids=["in one source", "of another source"])
+def test_who_comes_back_after_a_long_time_begins_where_the_others_are(same_source: bool) -> None:  # noqa: FBT001
+    """A study that had a little long ago, and is still being answered, has no claim on what went since then."""
+    it = backlog()
+    back = "A" if same_source else "B"
+    add(it, "back", 1, source=back)
+    (kept,) = take(it)
+    add(it, "steady", 5000, source="A")
+    for _ in range(40):
+        send(it)
+    add(it, "back", 2000, source=back)
+    assert sum((send(it) for _ in range(20)), Counter())["back"] <= 550
+    it.done(kept.name, 1.0)
+
+
+def test_a_large_one_after_another_waits_for_its_own_size() -> None:
+    """What passed the first large one does not count for the second."""
+    it = backlog()
+    add(it, "video", 2, 1000 * MB)
+    order = []
+    for _ in range(60):
+        add(it, "slices", 50, 1 * MB)
+        order.append(send(it)["video"])
+    assert [number for number, large in enumerate(order) if large] == [20, 41]
 
 
 def test_who_is_empty_for_a_moment_begins_where_the_others_are() -> None:
@@ -215,6 +242,16 @@ def test_the_last_request_is_not_for_who_waits_for_its_answers() -> None:
     it.done(study[0], 9.9)
     assert studies(take(it, Room(4, 3), now=19.8)) == {"slow": 50}
     assert take(it, Room(4, 3), now=20.0) == []
+
+
+def test_a_study_that_comes_in_drips_is_known_to_be_waiting() -> None:
+    """Though nobody of it is due in between, those under way count."""
+    it = backlog()
+    for under_way in range(3):
+        add(it, "slow", 1)
+        assert studies(take(it, Room(4, under_way))) == {"slow": 1}
+    add(it, "slow", 1)
+    assert take(it, Room(4, 3)) == []
 
 
 def test_an_answer_after_a_long_time_is_none_of_a_quick_study() -> None:
