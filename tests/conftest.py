@@ -15,3 +15,15 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"skipped, where STOWGATE_NO_SKIPS is set: {report.longrepr}"
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A module that skips itself, for want of a library, has no tests whose reports could say so."""
+    report = yield
+    if report.skipped and os.environ.get("STOWGATE_NO_SKIPS"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, where STOWGATE_NO_SKIPS is set: {report.longrepr}"
+    return report
