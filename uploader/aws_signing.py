@@ -9,6 +9,7 @@ The region is that of the host name in `url`, else the one of AWS_REGION, AWS_DE
 
 import hashlib
 import logging
+import os
 import re
 import threading
 from typing import Any
@@ -76,7 +77,8 @@ class SignatureV4(Authentication):
         if found := _HOST.fullmatch(urlsplit(url).hostname or ""):
             return found["region"]
         try:
-            region = self._session.get_config_variable("region")
+            # Containers have AWS_REGION, which botocore does not read.
+            region = os.environ.get("AWS_REGION") or self._session.get_config_variable("region")
         except botocore.exceptions.BotoCoreError:
             region = None
         if not region:

@@ -203,6 +203,17 @@ def test_all_of_it_behind_a_proxy_with_private_certificates(make_pipeline: MakeP
         assert secret not in pipeline.logs()
 
 
+def test_a_region_that_nobody_names_ends_the_uploader_at_once(make_pipeline: MakePipeline) -> None:
+    """auth = aws without a region says so at the start, and nothing is begun."""
+    pytest.importorskip("botocore", reason="auth = aws needs: pip install -r requirements-aws.txt")
+    pipeline = make_pipeline("https://archive.invalid", destination={"auth": "aws"})
+    nowhere = {"AWS_REGION": "", "AWS_DEFAULT_REGION": "", "AWS_CONFIG_FILE": "/nonexistent"}
+    with pytest.raises(AssertionError, match="ended"):
+        pipeline.start("uploader", **nowhere)
+    assert pipeline.processes[0].popen.wait(10) == 1
+    assert "expected a region in the host of url or in AWS_REGION, found none" in pipeline.logs()
+
+
 @pytest.mark.parametrize("auth", ["google", "aws"])
 def test_a_library_that_is_missing_is_named_with_its_command(
     make_pipeline: MakePipeline, tmp_path: Path, auth: str

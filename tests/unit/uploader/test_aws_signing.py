@@ -211,6 +211,12 @@ def test_the_region_is_that_of_the_host(url: str, region: str) -> None:
     assert SignatureV4(DestinationConfig(url=url))._region == region
 
 
+def test_the_region_of_a_container_comes_before_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AWS_REGION, which ECS and EKS set, is read, and wins over AWS_DEFAULT_REGION."""
+    monkeypatch.setenv("AWS_REGION", "eu-container-1")
+    assert SignatureV4(DestinationConfig(url="https://archive.example"))._region == "eu-container-1"
+
+
 def test_no_region_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a region anywhere, there is no client."""
     monkeypatch.delenv("AWS_DEFAULT_REGION")
