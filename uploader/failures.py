@@ -12,7 +12,13 @@ import requests
 import urllib3
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError, ReadTimeoutError
 
-from uploader.verdict import Failure
+from uploader.verdict import Answer, Failure
+
+FILE_GONE = Answer(
+    failure=Failure.SETUP,
+    detail=f"{Failure.SETUP.value} (a file that is named in [destination] cannot be read)",
+)
+"""For an OSError: requests looks for certificate files before it connects, and raises this if one is gone."""
 
 # By class, most special first. Every exception of requests.exceptions is found here (a test sees to it).
 _FAILURES: tuple[tuple[type[requests.RequestException], Failure], ...] = (
@@ -75,6 +81,12 @@ def _inside(error: BaseException) -> Iterator[object]:
         if reason is None:
             return
         inner = reason
+
+
+def failed(error: Exception) -> Answer:
+    """The answer that stands for an exception."""
+    failure = classify(error)
+    return Answer(failure=failure, detail=f"{failure.value} ({reason_of(error)})")
 
 
 def reason_of(error: Exception) -> str:

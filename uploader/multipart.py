@@ -87,12 +87,18 @@ class Body:
         Raises:
             PartError, Aborted: as `read` does.
         """
-        place = self._index, self._offset
-        self._index = self._offset = 0
         digest = hashlib.sha256()
-        while chunk := self.read(_HASH_BLOCK):
-            digest.update(chunk)
-        self._index, self._offset = place
+        for piece in self._pieces:
+            if isinstance(piece, bytes):
+                digest.update(piece)
+                continue
+            offset = 0
+            while offset < piece.size_bytes:
+                if self._aborted():
+                    raise Aborted
+                chunk = _read_part(piece, offset, min(_HASH_BLOCK, piece.size_bytes - offset))
+                digest.update(chunk)
+                offset += len(chunk)
         return digest.hexdigest()
 
     def read(self, size: int = -1) -> bytes:

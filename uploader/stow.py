@@ -7,7 +7,8 @@ waits are the scheduler's.
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
 
 import requests
 import tenacity
@@ -15,7 +16,7 @@ import urllib3
 
 from common.config import DestinationConfig
 from uploader.authentication import Authentication, authentication_of
-from uploader.failures import classify, reason_of, retry_after
+from uploader.failures import FILE_GONE, failed, retry_after
 from uploader.multipart import Body, Part
 from uploader.progress import Progress
 from uploader.response import parse
@@ -28,8 +29,10 @@ _EXCERPT = 128 * 1024  # bytes; more than redaction looks at, so that what it sh
 _TRIES = 3
 _TRY_WAIT_MAX = 4.0  # seconds between tries of one delivery
 _TRY_AGAIN_STATUSES = frozenset((408, 425, 500, 502, 503, 504))
-_UNAUTHORIZED = 401
 _ACCEPT = "application/dicom+json, application/dicom+xml;q=0.8"
+
+_Asked = tuple[Answer, requests.PreparedRequest | None]
+"""What a request came to, and the request as it went out, if it was answered."""
 
 
 class StowClient:
@@ -93,27 +96,25 @@ class StowClient:
         return attempts(try_once)
 
     def _once(self, parts: Sequence[Part]) -> Answer:
-        """One try. A 401 is believed when there are no other credentials, or when those are refused as well."""
+        return self._with_credentials(lambda: self._watched(parts))
+
+    def _watched(self, parts: Sequence[Part]) -> _Asked:
+        with self._progress.request(parts[0].name, len(parts)) as moved:
+            return self._post(Body(parts, self._cut.is_set, moved))
+
+    def _with_credentials(self, ask: Callable[[], _Asked]) -> Answer:
+        """What a request came to; a 401 is believed when there are no other credentials, or those are refused too."""
         try:
-            answer, refused = self._post(parts)
-            if (
-                answer.status == _UNAUTHORIZED
-                and refused is not None
-                and not self._stopping.is_set()
-                and self._authentication.renew(refused)
-            ):
-                answer, _ = self._post(parts)
+            answer, request = ask()
+            refused = answer.status == HTTPStatus.UNAUTHORIZED and not self._stopping.is_set()
+            if refused and request is not None and self._authentication.renew(request):
+                answer, _ = ask()
         except CredentialsError as error:
             detail = f"{error.failure.value} ({error})"
             return Answer(failure=error.failure, retry_after=error.retry_after, detail=detail)
         return answer
 
-    def _post(self, parts: Sequence[Part]) -> tuple[Answer, requests.PreparedRequest | None]:
-        """What one request came to, with a body of its own, and the request if it was answered."""
-        with self._progress.request(parts[0].name, len(parts)) as moved:
-            return self._send(Body(parts, self._cut.is_set, moved))
-
-    def _send(self, body: Body) -> tuple[Answer, requests.PreparedRequest | None]:
+    def _post(self, body: Body) -> _Asked:
         config = self._config
         try:
             with self._session().post(
@@ -126,12 +127,9 @@ class StowClient:
             ) as response:
                 return self._answer(response), response.request
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            failure = classify(error)
-            return Answer(failure=failure, detail=f"{failure.value} ({reason_of(error)})"), None
+            return failed(error), None
         except OSError:
-            # requests looks for certificate files before it connects, and raises this if one is gone.
-            reason = "a file that is named in [destination] cannot be read"
-            return Answer(failure=Failure.SETUP, detail=f"{Failure.SETUP.value} ({reason})"), None
+            return FILE_GONE, None
 
     def _answer(self, response: requests.Response) -> Answer:
         status = response.status_code

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import requests
 from uploader_wire import Connection, Received, answer, serving, stored_json
 
 from common.config import Auth, DestinationConfig
@@ -132,6 +133,23 @@ def test_a_request_is_signed_with_its_body() -> None:
         }
     assert first.headers["x-amz-content-sha256"] != second.headers["x-amz-content-sha256"]
     assert "user-agent" not in first.headers["authorization"]
+
+
+@pytest.mark.usefixtures("_keys")
+def test_a_request_without_a_body_is_signed_with_its_query() -> None:
+    """A search is signed too: its query in the canonical order, and the digest of nothing."""
+    url = "http://127.0.0.1:8042/dicom-web/instances?includefield=00080018&SOPInstanceUID=1.2.3"
+    request = SignatureV4(DestinationConfig())(requests.Request("GET", url).prepare())
+    credential, signed, given = (part.partition("=")[2] for part in request.headers["Authorization"].split(", "))
+    assert signed == "host;x-amz-content-sha256;x-amz-date"
+    headers = {**{name.lower(): value for name, value in request.headers.items()}, "host": "127.0.0.1:8042"}
+    assert given == signature(
+        credential.partition("/")[2],
+        request.headers["X-Amz-Date"],
+        ("GET", "/dicom-web/instances", "SOPInstanceUID=1.2.3&includefield=00080018"),
+        {name: headers[name] for name in signed.split(";")},
+        EMPTY,
+    )
 
 
 @pytest.mark.usefixtures("_keys")
