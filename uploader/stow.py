@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
+from typing import TypeVar
 
 import requests
 import tenacity
@@ -31,7 +32,8 @@ _TRY_WAIT_MAX = 4.0  # seconds between tries of one delivery
 _TRY_AGAIN_STATUSES = frozenset((408, 425, 500, 502, 503, 504))
 _ACCEPT = "application/dicom+json, application/dicom+xml;q=0.8"
 
-_Asked = tuple[Answer, requests.PreparedRequest | None]
+T = TypeVar("T")
+_Asked = tuple[T | Answer, requests.PreparedRequest | None]
 """What a request came to, and the request as it went out, if it was answered."""
 
 
@@ -98,23 +100,23 @@ class StowClient:
     def _once(self, parts: Sequence[Part]) -> Answer:
         return self._with_credentials(lambda: self._watched(parts))
 
-    def _watched(self, parts: Sequence[Part]) -> _Asked:
+    def _watched(self, parts: Sequence[Part]) -> _Asked[Answer]:
         with self._progress.request(parts[0].name, len(parts)) as moved:
             return self._post(Body(parts, self._cut.is_set, moved))
 
-    def _with_credentials(self, ask: Callable[[], _Asked]) -> Answer:
+    def _with_credentials(self, ask: Callable[[], _Asked[T]]) -> T | Answer:
         """What a request came to; a 401 is believed when there are no other credentials, or those are refused too."""
         try:
             answer, request = ask()
-            refused = answer.status == HTTPStatus.UNAUTHORIZED and not self._stopping.is_set()
-            if refused and request is not None and self._authentication.renew(request):
+            refused = isinstance(answer, Answer) and answer.status == HTTPStatus.UNAUTHORIZED
+            if refused and not self._stopping.is_set() and request is not None and self._authentication.renew(request):
                 answer, _ = ask()
         except CredentialsError as error:
             detail = f"{error.failure.value} ({error})"
             return Answer(failure=error.failure, retry_after=error.retry_after, detail=detail)
         return answer
 
-    def _post(self, body: Body) -> _Asked:
+    def _post(self, body: Body) -> _Asked[Answer]:
         config = self._config
         try:
             with self._session().post(
