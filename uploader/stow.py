@@ -16,7 +16,7 @@ import tenacity
 import urllib3
 
 from common.config import DestinationConfig
-from uploader.authentication import Authentication, authentication_of
+from uploader.authentication import authentication_of
 from uploader.failures import FILE_GONE, failed, retry_after
 from uploader.multipart import Body, Part
 from uploader.progress import Progress
@@ -43,19 +43,14 @@ class StowClient:
     Args:
         config: the section [destination].
         backoff_initial: seconds; the first wait between tries is at most this long.
-        authentication: None for that of the section.
         progress: is told of the requests under way.
     """
 
     def __init__(
-        self,
-        config: DestinationConfig,
-        backoff_initial: float = 1.0,
-        authentication: Authentication | None = None,
-        progress: Progress | None = None,
+        self, config: DestinationConfig, backoff_initial: float = 1.0, progress: Progress | None = None
     ) -> None:
         self._config = config
-        self._authentication = authentication_of(config) if authentication is None else authentication
+        self._authentication = authentication_of(config)
         self._progress = progress or Progress()
         self._url = f"{config.url}/studies"
         self._backoff_initial = backoff_initial
