@@ -147,7 +147,7 @@ class Backlog:
         return batch
 
     def take_probe(self, *, fresh: bool = False, avoid: frozenset[str] = frozenset()) -> Entry | None:
-        """The ready entry that met the least trouble among the first ones; with `fresh`, one that met none.
+        """The ready entry that, and whose study, met the least trouble; with `fresh`, one that met none.
 
         One of those to `avoid` only if there is no other.
         """
@@ -170,6 +170,23 @@ class Backlog:
         """Tell whether any entry but the named ones is due."""
         named = [entry for name in set(names) if (entry := self._entries.get(name)) is not None]
         return self.ready > sum(1 for entry in named if entry.place is Place.READY)
+
+    def met_trouble(self, names: Iterable[str]) -> None:
+        """A request with these, which are still in hand, met trouble of the destination."""
+        lines = set()
+        for name in names:
+            if (entry := self._entries.get(name)) is not None:
+                entry.troubles += 1
+                lines.add(entry.line)
+        for line in lines:
+            if line is not None:
+                line.troubles += 1
+
+    def passed(self, names: Iterable[str]) -> None:
+        """These, which are still in hand, were answered."""
+        for name in names:
+            if (entry := self._entries.get(name)) is not None and entry.line is not None:
+                entry.line.troubles = 0
 
     def give_back(self, name: str, now: float, delay: float = 0.0) -> None:
         """Return an entry from hand: it is due again after `delay` seconds, or by what happened to it meanwhile."""

@@ -47,6 +47,7 @@ class Blame:
         Returns:
             The one instance to charge with the trouble before, if there is one.
         """
+        self._backlog.passed(names)
         accused = self._destination.answered(names, probe=probe)
         if names and self._destination.may_send():
             self._passed_at = now
@@ -77,9 +78,7 @@ class Blame:
         Returns:
             True if the one instance in the request is to be charged with it.
         """
-        for name in names:
-            if (entry := self._backlog.get(name)) is not None:
-                entry.troubles += 1
+        self._backlog.met_trouble(names)
         convicted = False
         if trouble.suspect:
             self.corner(names)

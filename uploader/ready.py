@@ -112,16 +112,19 @@ class Ready:
         return self._large.fill(_fitting(1, 0), _anybody)
 
     def take_probe(self, *, fresh: bool = False, avoid: frozenset[str] = frozenset()) -> Entry | None:
-        """The ready entry that met the least trouble among the first ones; with `fresh`, one that met none.
+        """Who tells most when it is sent by itself: who met the least trouble; with `fresh`, one that met none.
 
-        The first of each line are asked, then those behind them, large ones last; a hundred of each. One of those to
-        `avoid` only if there is no other.
+        One of a study that met less trouble comes first, since a study may be at the bottom of it; one of those to
+        `avoid` last. The first of each line are asked, then those behind them, large ones last; a hundred of each.
         """
         best: Entry | None = None
+        least: tuple[object, ...] = ()
         for entry in self._candidates():
-            if best is None or (entry.name in avoid, entry.troubles) < (best.name in avoid, best.troubles):
-                best = entry
-            if best.name not in avoid and best.troubles == 0:
+            troubles = entry.line.troubles if entry.line is not None else 0
+            key = (entry.name in avoid, fresh and entry.troubles > 0, troubles, entry.troubles)
+            if best is None or key < least:
+                best, least = entry, key
+            if not any(least):
                 break
         if best is None or (fresh and best.troubles):
             return None

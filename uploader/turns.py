@@ -1,9 +1,10 @@
 """Whose turn it is: lines of those that are due, and who is taken from them together. Pure.
 
 A line holds the due instances of one study, first come, first served. The lines of one source (a calling AE title)
-share that source's turns. At both levels who has had least goes next, counted in bytes with something for each
-instance. Whoever comes new, or comes back, begins where the others are now: waiting earns nothing, and nobody pays for
-what went while there was nobody else. This is start-time fair queueing (Goyal, Vin, Cheng, SIGCOMM 1996), twice.
+share that source's turns. At both levels who has had least goes next, counted in bytes, with something for each
+instance and each request. Whoever comes new, or comes back, begins where the others are now: waiting earns nothing, and
+nobody pays for what went while there was nobody else. This is start-time fair queueing (Goyal, Vin, Cheng, SIGCOMM
+1996), twice.
 
 Who has the turn is taken from as long as it fits; only when that line is empty the next one is gone on with. So a study
 with many instances fills whole requests, and many small studies share one.
@@ -17,8 +18,10 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Generic, TypeVar
 
-# What an instance costs beside its bytes, in bytes: an archive works for each, however small.
+# What an instance, and what a request, costs beside its bytes, in bytes: an archive works for each, however small, and
+# a line is idle for a moment between two. Who is sent in small requests, since it fails, gets no more of them so.
 INSTANCE_COST = 64 * 1024
+REQUEST_COST = 1024 * 1024
 _COMPACT = 64  # places already passed that a line keeps before it is cut
 
 E = TypeVar("E")
@@ -34,6 +37,7 @@ class Line(Generic[E]):
         clock: what it has had, in bytes.
         waiting: how many stand in it.
         in_hand: how many that were taken from it have not come back.
+        troubles: how many requests with some of them met trouble since one of them was answered.
         quick_at: when one of those came back last within a short time, monotonic, in seconds.
     """
 
@@ -42,6 +46,7 @@ class Line(Generic[E]):
     clock: int
     waiting: int = 0
     in_hand: int = 0
+    troubles: int = 0
     quick_at: float = float("-inf")
     listed: bool = False  # it is in its source's heap, by its number behind others of the same clock
     number: int = 0
@@ -155,15 +160,17 @@ class Turns(Generic[E]):
         """
         taken: list[E] = []
         while (line := self._next(may)) is not None:
-            had = 0
+            in_hand, had = line.in_hand, 0 if taken else REQUEST_COST
             while (entry := line.first()) is not None and fits(entry):
                 taken.append(entry)
                 self.take(line, line.first_slot)
                 had += self._size_of(entry) + INSTANCE_COST
-            line.clock += had
-            line.source.clock += had
-            self._list_line(line, behind=had > 0)
-            self._list_source(line.source, behind=had > 0)
+            goes = line.in_hand > in_hand
+            if goes:
+                line.clock += had
+                line.source.clock += had
+            self._list_line(line, behind=goes)
+            self._list_source(line.source, behind=goes)
             if line.waiting:
                 break
         return taken

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from uploader_fakes import Archive, Gateway, uid_of, until
+from uploader_fakes import ERROR, Archive, Gateway, uid_of, until
 
 import uploader.limits
 from common.config import SpoolConfig
@@ -184,3 +184,17 @@ def test_a_study_joins_its_line_by_the_next_scan(gateway: Gateway) -> None:
         (uid,) = gateway.receive(1)
         until(lambda: uid in gateway.archive.stored)
         assert len(gateway.archive.stored) < 80
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_a_failing_study_does_not_starve_another(gateway: Gateway, threads: int) -> None:
+    """Every instance of a study in front breaks the archive: those of another study are sent all the same, soon."""
+    gateway.configure(threads=threads, batch_instances=10, max_attempts=3)
+    bad = [make_instance(gateway.spool.incoming / "bad" / f"{number}.dcm", study="1.2.3") for number in range(60)]
+    good = [make_instance(gateway.spool.incoming / "good" / f"{number}.dcm", study="1.2.4") for number in range(60)]
+    gateway.archive.poison = dict.fromkeys(bad, ERROR)
+    with gateway.running():
+        until(lambda: set(good) <= gateway.archive.stored.keys())
+    requests = len(gateway.archive.requests)
+    assert requests <= 40, "about as many for the one as for the other, and probes"
+    assert {gateway.rows()[uid].attempts for uid in good} == {1}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from common.spool import Found, Signature
 from uploader.backlog import ALONE, Backlog, Entry, Origin, Room
-from uploader.turns import INSTANCE_COST, Line, Turns
+from uploader.turns import INSTANCE_COST, REQUEST_COST, Line, Turns
 
 MB = 1_000_000
 BATCH, BATCH_BYTES = 50, 64 * MB
@@ -87,7 +87,7 @@ def test_turns_are_counted_in_bytes(source: str) -> None:
     sent: Counter[str] = Counter()
     while sent["slices"] < 10:
         sent += send(it)
-    ours = sent["reports"] * (15_000 + INSTANCE_COST)
+    ours = sent["reports"] * (15_000 + INSTANCE_COST + REQUEST_COST // BATCH)
     assert 8 * 60 * MB < ours < 11 * 60 * MB
 
 
@@ -275,6 +275,44 @@ def test_who_is_alone_and_quick_gets_every_request() -> None:
     assert len(work.out) == 4
 
 
+# Probes
+
+
+def test_a_probe_is_of_the_study_that_met_the_least_trouble() -> None:
+    """After the trouble of one study another one is asked, though many of the first have met none themselves."""
+    it = backlog()
+    add(it, "failing", 500)
+    add(it, "other", 5)
+    batch = take(it)
+    it.met_trouble([entry.name for entry in batch])
+    probe = it.take_probe(fresh=True)
+    assert probe is not None
+    assert studies([probe]) == {"other": 1}
+    it.met_trouble([probe.name])
+    it.met_trouble([probe.name])
+    probe = it.take_probe()
+    assert probe is not None
+    assert studies([probe]) == {"failing": 1}
+    assert probe.troubles == 0
+    it.passed([probe.name])
+    probe = it.take_probe()
+    assert probe is not None
+    assert studies([probe]) == {"failing": 1}
+
+
+def test_a_fresh_probe_is_found_in_a_study_that_met_trouble() -> None:
+    """With fresh, nobody is asked who met trouble, even if the study met less."""
+    it = backlog()
+    add(it, "failing", 2)
+    (old,) = add(it, "other", 1)
+    entry = it.get(old)
+    assert entry is not None
+    entry.troubles = 1
+    probe = it.take_probe(fresh=True)
+    assert probe is not None
+    assert studies([probe]) == {"failing": 1}
+
+
 # Everything together
 
 
@@ -386,11 +424,14 @@ def test_who_always_waits_gets_the_same_bytes(sizes: list[int], instances: int) 
         for _ in range(2000):
             it.put(One(size), "CT", str(study))
     had = [0] * len(sizes)
-    costliest = instances * (max(sizes) + INSTANCE_COST)
+    costliest = instances * (max(sizes) + INSTANCE_COST) + REQUEST_COST
     for _ in range(2000 // instances):
-        for entry in it.fill(count_up_to(instances), lambda _line: True):
+        batch = it.fill(count_up_to(instances), lambda _line: True)
+        for entry in batch:
             assert entry.line is not None
             had[int(entry.line.study)] += entry.size + INSTANCE_COST
+        assert batch[0].line is not None
+        had[int(batch[0].line.study)] += REQUEST_COST
         assert max(had) - min(had) <= 2 * costliest
 
 
