@@ -1,14 +1,17 @@
 """Transfers that take long: seen while they happen, told slow from stuck, and cut when nothing moves."""
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from uploader_fakes import Gateway, until
 from uploader_wire import Act, Connection, answer, serving, stored_json
 
@@ -247,11 +250,15 @@ def stop_reading(connection: Connection) -> None:
     time.sleep(8)
 
 
-def store_at(act: Act, *, tries: int = 3) -> tuple[Answer, int, float]:
+def store_at(
+    act: Act, *, tries: int = 3, tls: ssl.SSLContext | None = None, ca_bundle: Path | None = None
+) -> tuple[Answer, int, float]:
     """Send an instance to a server; what became of it, how often it was tried, and how long it took."""
     begun = time.monotonic()
-    with serving(act) as server:
-        config = DestinationConfig(url=server.url, connect_timeout_seconds=0.5, read_timeout_seconds=60)
+    with serving(act, tls=tls) as server:
+        config = DestinationConfig(
+            url=server.url, connect_timeout_seconds=0.5, read_timeout_seconds=60, ca_bundle=ca_bundle
+        )
         answered = StowClient(config, backoff_initial=0.001).store([Part()], tries=tries)
         return answered, len(server.requests), time.monotonic() - begun
 
@@ -263,6 +270,20 @@ def test_a_peer_that_stops_reading_is_a_timeout_and_is_not_tried_again_at_once()
     assert answered.detail == "no answer in time (sending stood still)"
     assert requests == 1
     assert seconds < 7
+
+
+def test_a_peer_that_stops_reading_behind_tls_is_the_same(tmp_path: Path) -> None:
+    """The timeout of a write through TLS is one of sending too, and no trouble with a certificate."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    answered, requests, _ = store_at(stop_reading, tls=context, ca_bundle=tmp_path / "ca.pem")
+    assert (answered.failure, answered.detail, requests) == (
+        Failure.TIMEOUT,
+        "no answer in time (sending stood still)",
+        1,
+    )
 
 
 def test_a_peer_that_reads_slowly_is_served() -> None:
