@@ -10,7 +10,6 @@ import queue
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 
 from common import logs
@@ -22,51 +21,17 @@ from uploader.blame import Blame
 from uploader.capacity import Capacity
 from uploader.delivery import Aborted, Delivery, Fate, Report, Request
 from uploader.destination import Accused, Destination, Mode
+from uploader.notices import Finished, Rescan, Seen, Stop
 from uploader.reconciling import Reconciling
 from uploader.verdict import Trouble
+
+__all__ = ["Rescan", "Scheduler", "Seen"]
 
 log = logs.get(__name__)
 
 _BUSY_SECONDS = 1.0  # another process has the file: look again
 _LEDGER_SECONDS = 2.0  # the ledger cannot be used: try again
 _LOG_SECONDS = 60.0  # the same complaint at most once in so long
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """The watcher saw something at a path relative to incoming/."""
-
-    name: str
-    closed: bool = False
-    folder: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Rescan:
-    """Something may have been missed: look at everything soon."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Finished:
-    """A delivery, or a charge, has ended.
-
-    Attributes:
-        beside: how many were under way when it began, itself among them.
-        large: it holds a large instance.
-    """
-
-    names: tuple[str, ...]
-    begun: float
-    probe: bool
-    beside: int
-    large: bool
-    report: Report | None
-    error: BaseException | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Stop:
-    pass
 
 
 class Scheduler:
@@ -105,7 +70,7 @@ class Scheduler:
         self._config = config
         self._monotonic = monotonic
         # SimpleQueue, since a signal's function puts into it while the loop may be inside it.
-        self._queue: queue.SimpleQueue[Seen | Rescan | _Finished | _Stop] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Seen | Rescan | Finished | Stop] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="delivery")
         self._under_way = 0
         self._large_under_way = 0
@@ -120,7 +85,7 @@ class Scheduler:
 
     def stop(self) -> None:
         """Let the loop end: nothing new is begun. Callable from a signal's function."""
-        self._queue.put(_Stop())
+        self._queue.put(Stop())
 
     def run(self) -> None:
         """Deliver until `stop`; returns at once then, with deliveries still under way."""
@@ -162,14 +127,14 @@ class Scheduler:
         except queue.Empty:
             pass
 
-    def _take_in(self, what: Seen | Rescan | _Finished | _Stop) -> None:
+    def _take_in(self, what: Seen | Rescan | Finished | Stop) -> None:
         now = self._monotonic()
         if isinstance(what, Seen):
             if what.folder:
                 self._reconciling.scan_folder(what.name, now)
             elif (found := self._spool.look(what.name)) is not None:
                 self._backlog.see(found, now, closed=what.closed)
-        elif isinstance(what, _Finished):
+        elif isinstance(what, Finished):
             if what.report is not None:
                 self._capacity.learn(what.report, what.begun, now, max(what.beside, self._under_way))
             self._under_way -= 1
@@ -228,7 +193,7 @@ class Scheduler:
     ) -> None:
         self._under_way += 1
         self._large_under_way += large
-        finished = partial(_Finished, names, self._monotonic(), probe, self._under_way, large)
+        finished = partial(Finished, names, self._monotonic(), probe, self._under_way, large)
 
         def finish() -> None:
             try:
@@ -242,7 +207,7 @@ class Scheduler:
 
     # What came of it
 
-    def _conclude(self, finished: _Finished, now: float) -> None:
+    def _conclude(self, finished: Finished, now: float) -> None:
         report = finished.report
         if report is None:
             self._failed(finished, now)
@@ -282,7 +247,7 @@ class Scheduler:
         else:
             self._backlog.give_back(name, now, report.delays.get(name, 0.0))
 
-    def _failed(self, finished: _Finished, now: float) -> None:
+    def _failed(self, finished: Finished, now: float) -> None:
         delay = _LEDGER_SECONDS
         if isinstance(finished.error, LedgerError):
             self._complain("cannot deliver", str(finished.error))
