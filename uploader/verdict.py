@@ -15,14 +15,16 @@ from enum import Enum
 from common.records import Cause
 
 DUPLICATE_REASONS = frozenset((0x0111, 0xB00E))  # Duplicate SOP Instance (PS3.7 C.5.7); Azure's 45070
+BEING_CREATED = 0xB00F  # Azure's 45071: another request stores it, or failed to and is not cleaned up yet
 PROCESSING_FAILURE = 0x0110  # PS3.7 C.5.11
 OUT_OF_RESOURCES = range(0xA700, 0xA800)  # PS3.4 Table B.2-1
 
 # Refusals of a request as a whole. Without a word about each instance they are bisected.
 REFUSED_STATUSES = frozenset((400, 409, 413, 415, 422))
-# Something about the destination or our way to it that only a person can put right.
-SETUP_STATUSES = frozenset((401, 403, 404, 405, 407))
-BUSY_STATUSES = frozenset((408, 425, 429))
+# Something about the destination or our way to it that only a person can put right. 402 is how AWS says that a quota
+# is used up; 406 is about the Accept header, which is the same in every request.
+SETUP_STATUSES = frozenset((401, 402, 403, 404, 405, 406, 407))
+BUSY_STATUSES = frozenset((408, 424, 425, 429))  # 424: Azure cannot reach its own storage or key vault
 
 
 class Failure(Enum):
@@ -133,9 +135,11 @@ Judgement = dict[str, Verdict] | Trouble | Split
 
 _SETUP_ADVICE = {
     401: "the destination does not accept our credentials: check auth and its keys in [destination]",
+    402: "a quota of the account in [destination] is used up: raise it there",
     403: "the destination does not allow us to store: check the rights of the account in [destination]",
     404: "the destination does not know this path: check url in [destination]",
     405: "the destination does not take a POST at this path: check url in [destination]",
+    406: "the destination answers in neither DICOM JSON nor XML at this path: check url in [destination]",
     407: "the proxy does not accept our credentials: check proxy in [destination]",
 }
 
@@ -209,7 +213,7 @@ def _failed(reason: int | None, status: int | None) -> Verdict:
     detail = f"HTTP {status}, FailureReason {reason:04X}"
     if reason in DUPLICATE_REASONS:
         return Verdict(Kind.SENT, Cause.DUPLICATE, detail, reason)
-    if reason in OUT_OF_RESOURCES or reason == PROCESSING_FAILURE:
+    if reason in OUT_OF_RESOURCES or reason in {PROCESSING_FAILURE, BEING_CREATED}:
         return Verdict(Kind.TEMPORARY, Cause.GAVE_UP, detail, reason)
     return Verdict(Kind.PERMANENT, Cause.REFUSED, detail, reason)
 

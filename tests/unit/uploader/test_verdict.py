@@ -14,8 +14,8 @@ OURS = "1.2.3"
 OTHER = "1.2.4"
 STRANGER = "9.9.9"
 STATUSES = range(100, 600)
-SETUP = {401, 403, 404, 405, 407, *range(300, 400)}
-BUSY = {408, 425, 429, *range(500, 600)}
+SETUP = {401, 402, 403, 404, 405, 406, 407, *range(300, 400)}
+BUSY = {408, 424, 425, 429, *range(500, 600)}
 REFUSALS = {400, 409, 413, 415, 422}
 
 
@@ -51,7 +51,7 @@ CASES = [
     Case("409 duplicate", 409, response(failed={OURS: 0x0111}), Kind.SENT, Cause.DUPLICATE, 0x0111, ("0111",)),
     Case("202 duplicate", 202, response(failed={OURS: 0x0111}), Kind.SENT, Cause.DUPLICATE, 0x0111),
     Case("Azure's duplicate", 409, response(failed={OURS: 45070}), Kind.SENT, Cause.DUPLICATE, 45070),
-    Case("Azure, being created", 409, response(failed={OURS: 45071}), Kind.PERMANENT, Cause.REFUSED, 45071),
+    Case("Azure, being created", 409, response(failed={OURS: 45071}), Kind.TEMPORARY, Cause.GAVE_UP, 45071),
     Case("does not match SOP Class", 409, response(failed={OURS: 0xA900}), Kind.PERMANENT, Cause.REFUSED, 0xA900),
     Case("cannot understand", 200, response(failed={OURS: 0xC000}), Kind.PERMANENT, Cause.REFUSED, 0xC000),
     Case("SOP Class not supported", 202, response(failed={OURS: 0x0122}), Kind.PERMANENT, Cause.REFUSED, 0x0122),
@@ -116,7 +116,7 @@ def expected_by_reason(reason: int) -> tuple[Kind, Cause]:
     """The classes of DESIGN section 5, written as ranges."""
     if reason in (0x0111, 45070):
         return Kind.SENT, Cause.DUPLICATE
-    if reason == 0x0110 or 0xA700 <= reason <= 0xA7FF:
+    if reason in (0x0110, 45071) or 0xA700 <= reason <= 0xA7FF:
         return Kind.TEMPORARY, Cause.GAVE_UP
     return Kind.PERMANENT, Cause.REFUSED
 
