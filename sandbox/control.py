@@ -10,14 +10,15 @@ from aiohttp import web
 from sandbox.errors import RuleError
 from sandbox.journal import Journal
 from sandbox.part10 import is_uid
+from sandbox.retrieval import RETRIEVE_PATH, SEARCH_PATHS
 from sandbox.rulebook import RuleBook
 from sandbox.rules import parse_rule, rule_from
 from sandbox.store import Store
 
 NO_ARCHIVE = (
     "This is the Stowgate sandbox: a STOW-RS origin server for tests, demos and benchmarks. It is no archive: it "
-    "keeps nothing safe, cannot be queried, has no access control worth the name, and misbehaves on request. Send "
-    "it nothing that you would miss or that identifies a patient."
+    "keeps nothing safe, finds one instance at a time, has no access control worth the name, and misbehaves on "
+    "request. Send it nothing that you would miss or that identifies a patient."
 )
 
 
@@ -50,6 +51,7 @@ class Control:
         lines = [NO_ARCHIVE, ""]
         lines += [f"{route.method:<7} {route.path.replace('{rule_id:[0-9]+}', '{id}')}" for route in self.routes()]
         lines += [f"POST    {self._root}/studies", f"POST    {self._root}/studies/{{study}}"]
+        lines += [f"GET     {self._root}{path}" for path in (*SEARCH_PATHS, RETRIEVE_PATH)]
         return web.Response(text="\n".join(lines) + "\n")
 
     async def summarise(self, _request: web.Request) -> web.Response:

@@ -7,7 +7,7 @@ minima: every=2 behind another rule is every second POST that the other one let 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sandbox.rules import Rule
+from sandbox.rules import On, Rule
 
 
 @dataclass
@@ -99,11 +99,18 @@ class RuleBook:
         """Give all rules with their counts, in order."""
         return [active.as_dict() for active in self._rules]
 
-    def select(self, length: int = 0, requests: int = 1) -> Selection:
-        """Start to look for the rule of one POST, among the rules of this moment.
+    def select(self, transaction: On = On.STORE, length: int = 0, requests: int = 1) -> Selection:
+        """Start to look for the rule of one request, among the rules of this moment.
 
         Args:
+            transaction: what it is.
             length: its Content-Length in bytes.
             requests: how many POSTs are under way, this one among them.
         """
-        return Selection([active for active in self._rules if active.rule.fits_head(length, requests)])
+        return Selection(
+            [
+                active
+                for active in self._rules
+                if active.rule.transaction is transaction and active.rule.fits_head(length, requests)
+            ]
+        )

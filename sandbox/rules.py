@@ -1,13 +1,17 @@
 """Misbehaviour on request: what a rule says, and which rule a POST falls under.
 
-A rule is text, key=value,key=value, or the same as a JSON object. Selectors say which POSTs it is for, actions
+A rule is text, key=value,key=value, or the same as a JSON object. Selectors say which requests it is for, actions
 what becomes of them:
 
     every=N  first=N  uid=1.2.3  min_instances=N  min_bytes=N  min_requests=N  (none of them: every POST)
+    on=store|search|retrieve                                              (without it: POSTs only)
     status=503 [body=… retry_after=… location=… store=1]                  answer with this status
     fail=0xA700  fail_unnamed=1  warn=0xB000                              failures and warnings of instances
+    exists=keep|replace|refuse [fail=45070]                               what is posted under a UID that is there
     answer=empty|html|truncated|json-garbage|omit  media=json|xml         spoil or force the answer's form
     delay=SECONDS  hang=SECONDS  drop=before|during|after                 time, and the connection
+
+A search or a retrieve can be given status, body, retry_after, location, delay, drop=before and answer.
 
 This module is pure: no I/O, no clock. Which rule wins is in rulebook.py, what it does in studies.py.
 """
@@ -56,6 +60,28 @@ class Answer(Enum):
     """A response that does not name the instance (without uid=: any instance)."""
 
 
+class On(Enum):
+    """Which transaction a rule is for."""
+
+    STORE = "store"
+    """STOW-RS."""
+    SEARCH = "search"
+    """QIDO-RS."""
+    RETRIEVE = "retrieve"
+    """WADO-RS."""
+
+
+class Exists(Enum):
+    """What becomes of an instance whose UID is there already. Without it: stored, if it has the same bytes."""
+
+    KEEP = "keep"
+    """Called stored, and thrown away: what was there stays."""
+    REPLACE = "replace"
+    """Stored in its place."""
+    REFUSE = "refuse"
+    """A failure, though it were the same; with fail= for its FailureReason."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """One rule, checked. A field is None or False where the rule does not speak of it.
@@ -70,6 +96,7 @@ class Rule:
     min_instances: int | None = None
     min_bytes: int | None = None
     min_requests: int | None = None
+    on: On | None = None
     status: int | None = None
     body: str | None = None
     retry_after: str | None = None
@@ -81,6 +108,7 @@ class Rule:
     fail: int | None = None
     fail_unnamed: bool = False
     warn: int | None = None
+    exists: Exists | None = None
     answer: Answer | None = None
     media: Media | None = None
 
@@ -113,9 +141,22 @@ class Rule:
                 "expected hang= with an answer that can be halved, found answer=empty",
             ),
             (self.warn and (self.fail or self.fail_unnamed), "expected either fail or warn, found both"),
+            (
+                self.drop in (Drop.BEFORE, Drop.DURING) and self.exists,
+                "expected exists= with drop=after, for nothing is stored before; found another",
+            ),
+            (
+                self.transaction is not On.STORE and self._stores(),
+                "expected status, body, retry_after, location, delay, drop=before or answer with on=, found another",
+            ),
         ):
             if broken:
                 raise RuleError(text)
+
+    @property
+    def transaction(self) -> On:
+        """The one it is for."""
+        return self.on or On.STORE
 
     def decidable_unread(self) -> bool:
         """Say whether the rule can be decided before the body is read."""
@@ -131,7 +172,7 @@ class Rule:
 
     def answers_plainly(self) -> bool:
         """Say whether status= replaces the whole response, rather than only its code."""
-        shaped = self.fail is not None or self.fail_unnamed or self.warn is not None or self.answer is not None
+        shaped = (self.fail, self.warn, self.exists, self.answer) != (None,) * 4 or self.fail_unnamed
         return self.status is not None and not shaped
 
     def as_dict(self) -> dict[str, object]:
@@ -151,8 +192,22 @@ class Rule:
         return said
 
     def _acts(self) -> bool:
-        selectors = ("every", "first", "uid", "min_instances", "min_bytes", "min_requests")
+        selectors = ("every", "first", "uid", "min_instances", "min_bytes", "min_requests", "on")
         return any(name not in selectors for name in self.as_dict())
+
+    def _stores(self) -> bool:
+        """Say whether there is anything in it that only a Store request can come under."""
+        only = (
+            self.min_instances,
+            self.min_bytes,
+            self.min_requests,
+            self.fail,
+            self.warn,
+            self.exists,
+            self.hang,
+            self.media,
+        )
+        return any(only) or self.store or self.fail_unnamed or self.drop in (Drop.DURING, Drop.AFTER)
 
 
 def parse_rule(text: str) -> Rule:
@@ -251,6 +306,7 @@ _KEYS: dict[str, tuple[str, Callable[[str], object]]] = {
     "min_instances": (_COUNT_EXPECTED, _count),
     "min_bytes": (_COUNT_EXPECTED, _count),
     "min_requests": (_COUNT_EXPECTED, _count),
+    "on": (_one_of(On), On),
     "status": (f"an HTTP status from {_STATUS.start} to {_STATUS.stop - 1}", _status),
     "body": ("a text", str),
     "retry_after": (_LINE_EXPECTED, _line),
@@ -262,6 +318,7 @@ _KEYS: dict[str, tuple[str, Callable[[str], object]]] = {
     "fail": (_REASON_EXPECTED, _reason),
     "fail_unnamed": (_FLAG_EXPECTED, _flag),
     "warn": (_REASON_EXPECTED, _reason),
+    "exists": (_one_of(Exists), Exists),
     "answer": (_one_of(Answer), Answer),
     "media": ("json or xml", _media),
 }

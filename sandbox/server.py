@@ -17,6 +17,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from sandbox.control import NO_ARCHIVE, Control
 from sandbox.journal import Journal, Record
+from sandbox.retrieval import Retrieval
 from sandbox.rulebook import RuleBook
 from sandbox.rules import Rule
 from sandbox.store import Store
@@ -75,6 +76,7 @@ def build_application(settings: Settings) -> web.Application:
     application.add_routes(Control(store, rules, journal, settings.root).routes())
     for path in (f"{settings.root}/studies", f"{settings.root}/studies/{{study}}"):
         application.router.add_post(path, studies.post, expect_handler=leave_expectation)
+    application.add_routes(Retrieval(store, rules, settings.root).routes())
     application.on_response_prepare.append(_sign)
     return application
 

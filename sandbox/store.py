@@ -16,6 +16,7 @@ from enum import Enum
 from typing import BinaryIO
 
 from sandbox.part10 import HEAD_BYTES, is_uid
+from sandbox.rules import Exists
 
 _SUFFIX = ".dcm"
 
@@ -26,7 +27,7 @@ class Placed(Enum):
     STORED = "stored"
     """It is there now, or was there already with the same bytes."""
     DIFFERENT = "different"
-    """Another instance of the same UID is there, and stays."""
+    """Another instance of the same UID is there, or one that counts as another, and stays."""
     UNWRITABLE = "unwritable"
     """The disk did not take it."""
 
@@ -116,8 +117,14 @@ class Store:
         """Open a new part."""
         return Partial(None if self.directory is None else os.path.join(self._partials, uuid.uuid4().hex))
 
-    def place(self, partial: Partial, sop_instance_uid: str) -> Placed:
-        """Give a finished part its final name, unless there is one already. Safe to call from any thread."""
+    def place(self, partial: Partial, sop_instance_uid: str, exists: Exists | None = None) -> Placed:
+        """Give a finished part its final name, unless there is one already. Safe to call from any thread.
+
+        Args:
+            partial: the part.
+            sop_instance_uid: of its instance.
+            exists: what to do if there is one already, other than to compare them.
+        """
         final = self.path_of(sop_instance_uid)
         with self._lock:
             if final is None or partial.path is None:
@@ -126,7 +133,9 @@ class Store:
             try:
                 if partial.broken:
                     return Placed.UNWRITABLE
-                if os.path.lexists(final):
+                if os.path.lexists(final) and exists is not Exists.REPLACE:
+                    if exists is not None:
+                        return Placed.STORED if exists is Exists.KEEP else Placed.DIFFERENT
                     same = filecmp.cmp(partial.path, final, shallow=False)
                     return Placed.STORED if same else Placed.DIFFERENT
                 os.rename(partial.path, final)

@@ -21,7 +21,7 @@ from sandbox.media import Media, boundary_of, negotiate, shown
 from sandbox.part10 import is_uid
 from sandbox.reception import Part, Reception
 from sandbox.rulebook import RuleBook
-from sandbox.rules import Answer, Drop, Rule
+from sandbox.rules import Answer, Drop, Exists, Rule
 from sandbox.store import Placed, Store
 
 # PS3.18 I.2.2 leaves the last two digits of A9xx open; Azure means the same by this one (43265).
@@ -70,7 +70,7 @@ class Studies:
             wanted = _check_head(request)
         except RefusedError as error:
             return self._refuse(record, error)
-        reception = Reception(self._store, self._rules.select(wanted.length, self._under_way))
+        reception = Reception(self._store, self._rules.select(length=wanted.length, requests=self._under_way))
         try:
             await _send_continue(request)
             await reception.read(request, wanted.boundary, wanted.length)
@@ -115,10 +115,10 @@ class Studies:
         if rule.drop is not None:
             record.dropped = rule.drop.value
             self._journal.add(record)
-            _abort(request)
+            abort(request)
             return web.Response(status=HTTPStatus.INTERNAL_SERVER_ERROR)
         if rule.answers_plainly():
-            answer = _plain(rule, record)
+            answer = plain(rule, record.rule)
         else:
             answer = _shape(rule, outcomes, _base_url(request) + self._root + "/studies", wanted.media)
         record.status = answer.status
@@ -137,13 +137,16 @@ class Studies:
         if study is not None and identity.study_instance_uid != study:
             text = f"expected an instance of study {study}, found one of {identity.study_instance_uid}"
             return Outcome(identity, STUDY_MISMATCH, explanation=text)
-        if rule.concerns(uid) and (rule.fail is not None or rule.fail_unnamed):
+        refuses = rule.exists is not Exists.REFUSE and (rule.fail is not None or rule.fail_unnamed)
+        if rule.concerns(uid) and refuses:
             reason = PROCESSING_FAILURE if rule.fail is None else rule.fail
             return Outcome(identity, reason, explanation="a rule says so", named=not rule.fail_unnamed)
-        placed = self._store.place(part.partial, uid)
+        exists = rule.exists if rule.concerns(uid) else None
+        placed = self._store.place(part.partial, uid, exists)
         if placed is Placed.DIFFERENT:
-            text = "expected a new SOP Instance UID, found one that is here with other bytes"
-            return Outcome(identity, DUPLICATE_SOP_INSTANCE, explanation=text)
+            reason = (exists is Exists.REFUSE and rule.fail) or DUPLICATE_SOP_INSTANCE
+            text = "expected a new SOP Instance UID, found one that is here with other bytes, or a rule says so"
+            return Outcome(identity, reason, explanation=text)
         if placed is Placed.UNWRITABLE:
             return Outcome(identity, OUT_OF_RESOURCES, explanation="the sandbox's disk did not take it")
         return Outcome(identity, warning_reason=(rule.warn or 0) if rule.concerns(uid) else 0)
@@ -182,7 +185,8 @@ def _base_url(request: web.Request) -> str:
     return f"{request.scheme}://{host}"
 
 
-def _plain(rule: Rule, record: Record) -> web.Response:
+def plain(rule: Rule, rule_id: int | None) -> web.Response:
+    """The answer of a rule that has a status of its own."""
     status = rule.status or HTTPStatus.OK
     headers = {}
     if rule.retry_after is not None:
@@ -191,7 +195,7 @@ def _plain(rule: Rule, record: Record) -> web.Response:
         headers[hdrs.LOCATION] = rule.location
     if status == HTTPStatus.UNAUTHORIZED:
         headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="sandbox"'
-    body = f"The sandbox was asked to answer {status} (rule {record.rule}).\n" if rule.body is None else rule.body
+    body = f"The sandbox was asked to answer {status} (rule {rule_id}).\n" if rule.body is None else rule.body
     if status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
         return web.Response(status=status, headers=headers)
     content_type = rule.media.value if rule.media is not None else "text/plain"
@@ -231,7 +235,7 @@ async def _hang(request: web.Request, answer: web.Response, seconds: float) -> w
     return slow
 
 
-def _abort(request: web.Request) -> None:
+def abort(request: web.Request) -> None:
     """Close the TCP connection with a reset, as a machine that fails does it."""
     if request.transport is not None:
         connection = request.transport.get_extra_info("socket")
