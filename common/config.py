@@ -29,6 +29,7 @@ from common.settings import (
     Setting,
     SpoolConfig,
     UploaderConfig,
+    Verify,
 )
 from common.settings_sources import Draft, read_environment, read_file
 from common.settings_texts import File, Network
@@ -47,6 +48,7 @@ __all__ = [
     "Setting",
     "SpoolConfig",
     "UploaderConfig",
+    "Verify",
     "load",
     "load_or_exit",
 ]

@@ -60,6 +60,19 @@ class Auth(enum.Enum):
     """By AWS Signature Version 4. Optional: needs botocore."""
 
 
+class Verify(enum.Enum):
+    """What the archive is asked before a file is deleted (docs/decisions/0011)."""
+
+    NO = "no"
+    """Nothing: its answer to the Store request counts."""
+    QUERY = "query"
+    """By QIDO-RS whether an instance of that UID is there."""
+    DUPLICATES = "duplicates"
+    """By WADO-RS what is there, if it says that it had the instance already, or that there is a conflict."""
+    RETRIEVE = "retrieve"
+    """By WADO-RS what is there, always."""
+
+
 class LogFormat(enum.Enum):
     """What a log line looks like."""
 
@@ -174,6 +187,9 @@ class DestinationConfig:
     client_certificate: Path | None = _setting(File(), "", "Client certificate chain, PEM; may hold its key too")
     client_key: Path | None = _setting(File(), "", "Key of the client certificate, PEM")
     proxy: str = _setting(Proxy(), "", "HTTP proxy; one with a password belongs in the environment")
+    verify: Verify = _setting(
+        Choice(Verify), "no", "What to ask the archive before a file is deleted; docs/archives.md says what each proves"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

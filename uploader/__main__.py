@@ -23,6 +23,7 @@ from uploader.delivery import Backoff, Delivery
 from uploader.destination import Destination
 from uploader.progress import Progress
 from uploader.reconciling import Reconciling
+from uploader.retrieve import Archive
 from uploader.scheduler import Rescan, Scheduler, Seen
 from uploader.stow import StowClient
 from uploader.watcher import Watcher
@@ -66,10 +67,11 @@ class _Uploader:
         self._client = StowClient(config.destination, options.backoff_initial_seconds, progress=progress)
         self._watching = Watching(progress, ledger.transferring)
         backoff = Backoff(options.backoff_initial_seconds, options.backoff_max_seconds, options.max_attempts)
+        archive = Archive(self._client, config.destination.verify)
         backlog = Backlog(config.spool.settle_seconds, large_bytes=options.batch_size)
         self._scheduler = Scheduler(
             spool=spool,
-            delivery=Delivery(spool, ledger, self._client, backoff),
+            delivery=Delivery(spool, ledger, self._client, backoff, confirm=archive.confirm),
             backlog=backlog,
             destination=Destination(options.backoff_initial_seconds, options.backoff_max_seconds),
             reconciling=Reconciling(

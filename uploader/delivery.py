@@ -17,7 +17,7 @@ from common import logs
 from common.errors import LedgerError
 from common.ledger import Ledger
 from common.records import Cause
-from common.spool import Spool
+from common.spool import Claim, Spool
 from uploader.limits import Sized
 from uploader.multipart import Aborted, Part, PartError
 from uploader.settling import Backoff, Fate, Report, Settling
@@ -39,6 +39,16 @@ class Client(Protocol):
         """Send the parts in one request."""
 
 
+Confirm = Callable[[Verdict, int | None, Claim], Verdict | Trouble]
+"""The verdict on a file as it stands after the archive was asked; it was made of an answer with that HTTP status."""
+
+
+def believe(verdict: Verdict, http_status: int | None, claim: Claim) -> Verdict | Trouble:
+    """Take the archive at its word."""
+    del http_status, claim
+    return verdict
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """A file to deliver, as the scheduler knows it. `settled`: nobody is writing to it any more."""
@@ -56,6 +66,7 @@ class Delivery:
         client: the way to the destination.
         backoff: for instances that fail on their own account.
         now: the clock, an aware datetime.
+        confirm: asked before a verdict is carried out.
     """
 
     def __init__(
@@ -65,8 +76,11 @@ class Delivery:
         client: Client,
         backoff: Backoff,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        *,
+        confirm: Confirm = believe,
     ) -> None:
         self._client = client
+        self._confirm = confirm
         self._backoff = backoff
         self._taking = Taking(spool, ledger)
         self._settling = Settling(spool, ledger, backoff, now)
@@ -162,13 +176,41 @@ class Delivery:
                     report.fates[one.claim.name] = Fate.LATER
                 return
             else:
-                report.answered = True
-                judged = [one for one in batch if one.sop_instance_uid in judgement]
-                unjudged = [one for one in batch if one.sop_instance_uid not in judgement]
-                report.judged.update(one.claim.name for one in judged)
-                verdicts = [(one, judgement[one.sop_instance_uid]) for one in judged]
+                verdicts, open_ones = self._verified(batch, judgement, answer, report)
+                report.answered = report.answered or bool(verdicts)
+                report.judged.update(one.claim.name for one, _ in verdicts)
                 self._settling.settle(verdicts, answer, batch, report)
-                pending += [unjudged] if unjudged else []
+                if report.trouble is not None:
+                    for one in [*open_ones, *(one for rest in pending for one in rest)]:
+                        report.fates[one.claim.name] = Fate.LATER
+                    return
+                pending += [open_ones] if open_ones else []
+
+    def _verified(
+        self, batch: list[Taken], judgement: dict[str, Verdict], answer: Answer, report: Report
+    ) -> tuple[list[tuple[Taken, Verdict]], list[Taken]]:
+        """The verdicts that stand after the archive was asked, and the files that have none.
+
+        Where it cannot be asked now, that is the trouble of the report, and the rest has no verdict.
+        """
+        verdicts: list[tuple[Taken, Verdict]] = []
+        open_ones: list[Taken] = []
+        for one in batch:
+            verdict = judgement.get(one.sop_instance_uid)
+            if verdict is None or report.trouble is not None:
+                open_ones.append(one)
+                continue
+            try:
+                outcome = self._confirm(verdict, answer.status, one.claim)
+            except PartError as error:
+                self._without([], error, report)
+                continue
+            if isinstance(outcome, Trouble):
+                report.trouble, report.accused = outcome, (one.claim.name,)
+                open_ones.append(one)
+            else:
+                verdicts.append((one, outcome))
+        return verdicts, open_ones
 
     def _without(self, batch: list[Taken], error: PartError, report: Report) -> list[Taken]:
         """The batch without a file that could not be sent as it was claimed."""

@@ -18,7 +18,7 @@ import urllib3
 from common.config import DestinationConfig
 from uploader.authentication import authentication_of
 from uploader.failures import FILE_GONE, failed, retry_after
-from uploader.multipart import Body, Part
+from uploader.multipart import Aborted, Body, Part
 from uploader.progress import Progress
 from uploader.response import parse
 from uploader.session import concealed, new_session, secrets_of
@@ -33,6 +33,8 @@ _TRY_AGAIN_STATUSES = frozenset((408, 425, 500, 502, 503, 504))
 _ACCEPT = "application/dicom+json, application/dicom+xml;q=0.8"
 
 T = TypeVar("T")
+Read = Callable[[int], bytes]
+"""Gives at most so many bytes of a body, at least one; none only at its end."""
 _Asked = tuple[T | Answer, requests.PreparedRequest | None]
 """What a request came to, and the request as it went out, if it was answered."""
 
@@ -91,6 +93,72 @@ class StowClient:
             return last
 
         return attempts(try_once)
+
+    def get(
+        self,
+        path: str,
+        accept: str,
+        read: Callable[[requests.Response, Read], T],
+        *,
+        again: Callable[[T | Answer], bool],
+    ) -> T | Answer:
+        """Ask for what is at a path below the service, with the session, the credentials and the timeouts of storing.
+
+        Args:
+            path: relative to the URL of the service, with its query.
+            accept: the media types.
+            read: makes something of a 200, whose body it reads by the function that it is given.
+            again: whether to ask again within seconds, though nothing failed.
+
+        Returns:
+            What `read` returned, or the answer if it was no 200, or there was none.
+
+        Raises:
+            Aborted: `cut` was called.
+            PartError: `read` met one.
+        """
+        attempts = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(_TRIES) | tenacity.stop_when_event_set(self._stopping),
+            wait=tenacity.wait_random_exponential(multiplier=self._backoff_initial, max=_TRY_WAIT_MAX),
+            retry=tenacity.retry_if_result(
+                lambda got: again(got) or (isinstance(got, Answer) and _worth_another_try(got))
+            ),
+            sleep=tenacity.sleep_using_event(self._stopping),
+            retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
+        )
+        last: T | Answer | None = None
+
+        def try_once() -> T | Answer:
+            nonlocal last
+            if last is None or not self._stopping.is_set():
+                last = self._with_credentials(lambda: self._get_once(path, accept, read))
+            return last
+
+        return attempts(try_once)
+
+    def _get_once(self, path: str, accept: str, read: Callable[[requests.Response, Read], T]) -> _Asked[T]:
+        config = self._config
+        try:
+            with self._session().get(
+                config.url + path,
+                headers={"Accept": accept, "Accept-Encoding": "identity"},  # pixels do not deflate, and it costs both
+                timeout=(config.connect_timeout_seconds, config.read_timeout_seconds),
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                if response.status_code != HTTPStatus.OK:
+                    return self._answer(response), response.request
+                return read(response, lambda length: self._read_some(response, length)), response.request
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            return failed(error), None
+        except OSError:
+            return FILE_GONE, None
+
+    def _read_some(self, response: requests.Response, length: int) -> bytes:
+        if self._cut.is_set():
+            raise Aborted
+        some: bytes = response.raw.read1(length, decode_content=True)
+        return some
 
     def _once(self, parts: Sequence[Part]) -> Answer:
         return self._with_credentials(lambda: self._watched(parts))

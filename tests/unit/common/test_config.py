@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common import config
-from common.config import SETTINGS, Auth, Config, Level, LogFormat, Setting
+from common.config import SETTINGS, Auth, Config, Level, LogFormat, Setting, Verify
 from common.errors import ConfigError
 from common.settings_texts import MASK
 from common.settings_types import Seconds, Size, UnfitError
@@ -64,6 +64,7 @@ DEFAULTS: dict[str, dict[str, object]] = {
         "client_certificate": None,
         "client_key": None,
         "proxy": "",
+        "verify": Verify.NO,
     },
     "uploader": {
         "threads": 4,

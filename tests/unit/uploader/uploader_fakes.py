@@ -12,15 +12,15 @@ from common.config import SpoolConfig, UploaderConfig
 from common.ledger import Ledger
 from common.part10 import read_part10
 from common.records import Receipt, Row, Sender, State
-from common.spool import Spool
+from common.spool import Claim, Spool
 from support.samples import make_instance
 from uploader.backlog import Backlog
-from uploader.delivery import Backoff, Delivery
+from uploader.delivery import Backoff, Confirm, Delivery, believe
 from uploader.destination import Destination
 from uploader.multipart import Part
 from uploader.reconciling import Reconciling
 from uploader.scheduler import Scheduler
-from uploader.verdict import Answer, Failure, StoreResponse
+from uploader.verdict import Answer, Failure, StoreResponse, Trouble, Verdict
 
 FAILURE = Answer(failure=Failure.BROKEN, detail="the connection broke")
 UNAVAILABLE = Answer(status=503, detail="HTTP 503")
@@ -119,6 +119,7 @@ class Gateway:
         )
     )
     spool_config: SpoolConfig = field(default_factory=lambda: SpoolConfig(settle_seconds=0.1, rescan_seconds=0.3))
+    confirm: Confirm = believe
 
     def __post_init__(self) -> None:
         self.spool = Spool(self.folder / "spool")
@@ -132,7 +133,7 @@ class Gateway:
         options = self.config
         self.backlog = Backlog(self.spool_config.settle_seconds, publish_seconds=0.01, large_bytes=options.batch_size)
         backoff = Backoff(options.backoff_initial_seconds, options.backoff_max_seconds, options.max_attempts)
-        self.delivery = Delivery(self.spool, self.ledger, self.archive, backoff)
+        self.delivery = Delivery(self.spool, self.ledger, self.archive, backoff, confirm=self._confirm)
         self.destination = Destination(options.backoff_initial_seconds, options.backoff_max_seconds)
         self.reconciling = Reconciling(
             self.spool,
@@ -150,6 +151,9 @@ class Gateway:
             spool_config=self.spool_config,
             config=options,
         )
+
+    def _confirm(self, verdict: Verdict, http_status: int | None, claim: Claim) -> Verdict | Trouble:
+        return self.confirm(verdict, http_status, claim)
 
     def configure(self, **settings: object) -> None:
         """Change settings of [uploader], and make the parts anew."""
