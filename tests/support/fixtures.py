@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ def make_orthanc(tmp_path: Path) -> Iterator[Callable[..., Orthanc]]:
     """Makes and starts Orthancs; they are stopped at the end."""
     made: list[Orthanc] = []
 
-    def make(**options: dict[str, str]) -> Orthanc:
+    def make(**options: Any) -> Orthanc:
         made.append(Orthanc(tmp_path / f"orthanc-{len(made)}", **options))
         made[-1].start()
         return made[-1]

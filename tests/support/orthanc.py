@@ -16,9 +16,10 @@ class Orthanc:
     Args:
         folder: for its configuration, index and files.
         users: name to password; none means no authentication.
+        overwrite: what is posted under a UID that is there takes its place; otherwise the old one stays.
     """
 
-    def __init__(self, folder: Path, users: dict[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, users: dict[str, str] | None = None, *, overwrite: bool = False) -> None:
         self.folder = folder
         self.http_port = free_port()
         self.users = users or {}
@@ -35,6 +36,7 @@ class Orthanc:
             "AuthenticationEnabled": bool(users),
             "RegisteredUsers": self.users,
             "DicomServerEnabled": False,
+            "OverwriteInstances": overwrite,
             "Plugins": [str(ORTHANC_PLUGIN)],
             "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
         }
