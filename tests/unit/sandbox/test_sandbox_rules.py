@@ -5,7 +5,7 @@ import pytest
 from sandbox.errors import RuleError
 from sandbox.media import Media
 from sandbox.rulebook import RuleBook
-from sandbox.rules import Answer, Drop, Rule, parse_rule, rule_from
+from sandbox.rules import Answer, Drop, Exists, On, Rule, parse_rule, rule_from
 
 RULES = {
     "status=503": Rule(status=503),
@@ -23,6 +23,10 @@ RULES = {
     "min_bytes=1000000,status=413": Rule(min_bytes=1_000_000, status=413),
     "min_requests=3,status=429": Rule(min_requests=3, status=429),
     "drop=after,fail=0xA700,uid=1.2.3": Rule(drop=Drop.AFTER, fail=0xA700, uid="1.2.3"),
+    "on=search,status=503": Rule(on=On.SEARCH, status=503),
+    "on=retrieve,drop=before": Rule(on=On.RETRIEVE, drop=Drop.BEFORE),
+    "exists=refuse,fail=45070": Rule(exists=Exists.REFUSE, fail=45070),
+    "exists=keep,status=202": Rule(exists=Exists.KEEP, status=202),
 }
 
 
@@ -40,6 +44,14 @@ def test_json_gives_what_text_cannot() -> None:
 
 
 FAULTS = {
+    "on=fetch,status=503": "expected one of store, search, retrieve for on, found 'fetch'",
+    "on=search": "expected an action",
+    "on=search,fail=0xA700": "with on=, found another",
+    "on=retrieve,drop=after": "with on=, found another",
+    "on=retrieve,hang=1": "with on=, found another",
+    "on=search,status=503,store=1": "with on=, found another",
+    "exists=maybe": "expected one of keep, replace, refuse for exists, found 'maybe'",
+    "exists=keep,drop=during": "expected exists= with drop=after",
     "": "expected key=value,key=value, found ''",
     "status": "expected key=value,key=value, found 'status'",
     "status=503,": "expected key=value,key=value, found ''",
@@ -103,6 +115,7 @@ def winners(texts: list[str], posts: list[set[str]]) -> list[int | None]:
 
 
 HISTORIES = {
+    "another transaction": (["on=search,delay=0", "on=store,delay=0"], [set()], [2]),
     "no selector": (["delay=0"], [{"1.2"}, set()], [1, 1]),
     "every": (["every=2,delay=0"], [set()] * 5, [None, 1, None, 1, None]),
     "first": (["first=2,delay=0"], [set()] * 4, [1, 1, None, None]),

@@ -165,6 +165,14 @@ def test_another_dataset_is_different_and_the_place_is_named(name: str) -> None:
         assert "Test" not in found.detail
 
 
+def test_an_element_that_moves_into_an_inner_item_is_seen() -> None:
+    """The same elements in the same order, but at another level, are another dataset."""
+    inner, outer = element(0x00080100, "SH", b"CODE"), element(0x00081120, "LO", b"B ")
+    beside = sequence(0x00081032, item(sequence(0x00081110, item(inner)) + outer))
+    within = sequence(0x00081032, item(sequence(0x00081110, item(inner + outer))))
+    assert likeness(file(UID + beside), file(UID + within)) is Likeness.DIFFERENT
+
+
 def fragments(*parts: bytes) -> bytes:
     content = b"".join(item(part) for part in parts) + struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
     return file(UID + element(0x7FE00010, "OB", content, length=0xFFFFFFFF), JPEGBaseline8Bit)
