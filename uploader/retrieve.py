@@ -10,7 +10,6 @@ from collections.abc import Callable
 from email.message import Message
 from http import HTTPStatus
 from typing import BinaryIO, Protocol, TypeVar
-from urllib.parse import quote
 
 import requests
 
@@ -99,7 +98,7 @@ class Archive:
         known = is_uid(study) and is_uid(series)
         below = f"/studies/{study}/series/{series}/instances" if known else "/instances"
         if wanted is Question.SEARCH:
-            path = f"{below}?SOPInstanceUID={quote(uid)}"
+            path = f"{below}?SOPInstanceUID={uid}"
             return self._client.get(path, _JSON, lambda _response, read: _search(read, uid), again=_missing)
         if not known:
             detail = "it cannot be retrieved: expected a valid Study and Series Instance UID, found none"
@@ -135,9 +134,11 @@ def _search(read: Read, uid: str) -> Found | Answer:
     try:
         decoded = json.loads(bytes(content))
     except (ValueError, RecursionError):
-        return _unexpected("expected DICOM JSON (PS3.18 F) for a search, found something else")
+        decoded = None
+    if not isinstance(decoded, list):
+        return _unexpected("expected a list of DICOM JSON (PS3.18 F) for a search, found something else")
     # An archive that does not know the key may answer with the whole series.
-    if any(_uid_of(dataset) == uid for dataset in (decoded if isinstance(decoded, list) else [decoded])):
+    if any(_uid_of(dataset) == uid for dataset in decoded):
         return Found(Finding.THERE, "the archive finds it")
     return Found(Finding.MISSING, "the archive does not find it")
 

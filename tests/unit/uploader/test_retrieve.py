@@ -151,7 +151,7 @@ def test_a_search(instance: bytes, name: str) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"<html>Please log in</html>", b"[" * 100_000, b'{"a":', b"[1]" + b" " * 5_000_000],
+    [b"<html>Please log in</html>", b'{"status": "ok"}', b"null", b"[" * 100_000, b'{"a":', b"[1]" + b" " * 5_000_000],
     ids=lambda body: str(body[:8]),
 )
 def test_a_search_answered_by_something_else(instance: bytes, body: bytes) -> None:

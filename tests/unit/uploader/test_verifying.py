@@ -1,6 +1,7 @@
 """What is asked before a file is deleted, and what the answer means."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -183,3 +184,11 @@ def test_a_search_that_finds_nothing() -> None:
     assert isinstance(trouble, Trouble)
     assert trouble.setup
     assert "verify" in trouble.detail
+
+
+def test_every_value_of_the_setting_is_explained() -> None:
+    """docs/archives.md has a row for each value of `verify`, and names no other."""
+    page = (Path(__file__).parents[3] / "docs" / "archives.md").read_text()
+    table = page.partition("## `verify`")[2].partition("\n\n")[2].partition("\n\n")[0]
+    rows = [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert rows == [value.value for value in Verify]
