@@ -32,6 +32,7 @@ _SOP_INSTANCE_UID = "00080018"
 _MAX_ANSWER = 4 * 1024 * 1024  # bytes; of a search for one instance
 _MAX_PART_HEADER = 16 * 1024
 _BLOCK = 128 * 1024
+_SLACK = 1024 * 1024  # bytes; what a small file may grow by in another encoding, with the file meta and part headers
 _FINDINGS = {
     Likeness.SAME: Finding.SAME,
     Likeness.DIFFERENT: Finding.DIFFERENT,
@@ -153,18 +154,39 @@ def _uid_of(dataset: object) -> str | None:
 def _retrieve(response: requests.Response, read: Read, part: Claimed) -> Found | Answer:
     media = Message()
     media["Content-Type"] = response.headers.get("Content-Type", "")
-    theirs = read
+    theirs = _bounded(read, 2 * part.size_bytes + _SLACK)
     if media.get_content_type() == "multipart/related":
         boundary = media.get_boundary()
         if not boundary:
             return _unexpected("expected a boundary in the multipart answer, found none")
-        first = _FirstPart(read, boundary.encode("latin-1", "replace"))
+        first = _FirstPart(theirs, boundary.encode("latin-1", "replace"))
         if not first.begin():
             return _unexpected("expected a DICOM file in the multipart answer, found none")
         theirs = first.read
-    compared = compare(_Local(part).read, theirs)
+    try:
+        compared = compare(_Local(part).read, theirs)
+    except _TooLongError:
+        return _unexpected(
+            f"expected a file of about {part.size_bytes} bytes from the archive, found more than twice that"
+        )
     finding = _FINDINGS.get(compared.likeness)
     return _unexpected(compared.detail) if finding is None else Found(finding, compared.detail)
+
+
+class _TooLongError(Exception):
+    """More came than any encoding of the same dataset takes: it may never end."""
+
+
+def _bounded(read: Read, left: int) -> Read:
+    def bounded(length: int) -> bytes:
+        nonlocal left
+        chunk = read(length)
+        left -= len(chunk)
+        if left < 0:
+            raise _TooLongError
+        return chunk
+
+    return bounded
 
 
 def _unexpected(detail: str) -> Answer:

@@ -239,6 +239,22 @@ def test_a_200_without_a_file_is_no_finding(instance: bytes, name: str) -> None:
     assert "expected" in found.detail
 
 
+def test_an_answer_without_end_is_no_finding(instance: bytes) -> None:
+    """An archive that goes on sending does not keep us for ever, and says nothing about the instance."""
+
+    def endless(connection: Connection) -> None:
+        head = "HTTP/1.1 200 OK\r\nContent-Type: multipart/related; boundary=b1\r\n\r\n--b1\r\n\r\n"
+        start = instance[: instance.index(b"\xe0\x7f\x10\x00") + 8] + b"\xff\xff\xff\x7f"
+        connection.socket.sendall(head.encode() + start)
+        while True:
+            connection.socket.sendall(bytes(100_000))
+
+    with serving(endless) as server:
+        found = ask(server, Question.RETRIEVE, Claimed(instance))
+    assert isinstance(found, Answer)
+    assert "twice" in found.detail
+
+
 def cut_in_the_middle(instance: bytes, *, honest: bool) -> Act:
     def act(connection: Connection) -> None:
         body = b"--b1\r\n\r\n" + instance[:600]
