@@ -203,6 +203,14 @@ def test_other_byte_orders_and_compressions_cannot_be_compared(ours: str, theirs
     assert theirs in found.detail
 
 
+def test_what_an_archive_writes_for_a_transfer_syntax_is_not_quoted() -> None:
+    """What is no UID could be anything, a name among it, and does not get into a log."""
+    theirs = part10_header(CT, "1.2.3", "Doe^John\n") + UID
+    found = compared(BASE, theirs)
+    assert found.likeness is Likeness.INCOMPARABLE
+    assert "Doe" not in found.detail
+
+
 @pytest.mark.parametrize(
     "theirs",
     [b"", b"<html>", bytes(200), bytes(128) + b"DICM", file(b"")[:150]],
