@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 ROOT = Path(__file__).resolve().parents[1]
 _START_SECONDS = 30.0
@@ -109,6 +109,20 @@ class Peer:
                 process.wait()
         self._processes.clear()
 
+    @property
+    def pid(self) -> int:
+        """Of its first process."""
+        return self._processes[0].pid
+
+    def cpu_seconds(self) -> float:
+        """Processor time that its first process has had, in user and in system mode."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def log(self) -> str:
+        """What its processes have said so far."""
+        return "".join(path.read_text(errors="replace") for path in sorted(self.folder.glob("*.log")))
+
     def peak_megabytes(self) -> float:
         """The most resident memory that one of its processes has had (VmHWM), in million bytes."""
         return max(_peak_bytes(process.pid) for process in self._processes) / 1e6
@@ -134,8 +148,7 @@ class Peer:
         while not self.is_ready():
             ended = [process.returncode for process in self._processes if process.poll() is not None]
             if ended or time.monotonic() > deadline:
-                text = "".join(path.read_text(errors="replace") for path in sorted(self.folder.glob("*.log")))
-                raise BenchError(f"{type(self).__name__} did not start: {text[-2000:]}")
+                raise BenchError(f"{type(self).__name__} did not start: {self.log()[-2000:]}")
             time.sleep(0.02)
 
 
@@ -215,15 +228,15 @@ class Orthanc(Peer):
 
     def __init__(self, folder: Path, *, nodelay: bool, max_pdu: int = 131072, processes: int = 1) -> None:
         super().__init__(folder, nodelay=nodelay, max_pdu=max_pdu, processes=processes)
-        self._http_port = free_port()
+        self.http_port = free_port()
 
-    def command(self) -> list[str]:
-        """How it is started."""
-        configuration = {
+    def configuration(self) -> dict[str, Any]:
+        """What its configuration file says."""
+        return {
             "Name": "Bench",
             "StorageDirectory": str(self.folder / "store"),
             "IndexDirectory": str(self.folder / "store"),
-            "HttpPort": self._http_port,
+            "HttpPort": self.http_port,
             "DicomPort": self.port,
             "DicomServerEnabled": True,
             "RemoteAccessAllowed": False,
@@ -231,13 +244,16 @@ class Orthanc(Peer):
             "MaximumPduLength": self.max_pdu,
             "Plugins": [],
         }
+
+    def command(self) -> list[str]:
+        """How it is started."""
         path = self.folder / "orthanc.json"
-        path.write_text(json.dumps(configuration))
+        path.write_text(json.dumps(self.configuration()))
         return ["Orthanc", str(path)]
 
     def stored(self) -> int:
         """Instances in its index."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._http_port}/statistics", timeout=60) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/statistics", timeout=60) as answer:
             return int(json.load(answer)["CountInstances"])
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.measuring import OURS, Row, Target
 from bench.peers import ROOT
-from bench.rows import DISK, LIMIT, OURS, Row, Target
 
+FAILED = "failed"
 _TIMES = "\N{MULTIPLICATION SIGN}"
 
 
@@ -26,12 +27,6 @@ class Result:
     values: dict[str, list[float]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
-    def add_limit(self) -> None:
-        """Derive the physical limit of each repetition: taking and throwing away, then writing durably."""
-        takes, writes = self.values.get("discard", []), self.values.get(DISK, [])
-        if takes and writes:
-            self.values[LIMIT] = [1 / (1 / take + 1 / write) for take, write in zip(takes, writes, strict=False)]
-
     def compared(self, target: Target) -> list[float]:
         """For each repetition, what a target bounds: a ratio, or our value itself."""
         ours = self.values.get(OURS, [])
@@ -42,8 +37,8 @@ class Result:
     def verdict(self, target: Target) -> str:
         """The median against the target."""
         compared = self.compared(target)
-        if "failed" in (self.skipped.get(OURS), self.skipped.get(target.against or OURS)):
-            return "failed"
+        if FAILED in (self.skipped.get(OURS), self.skipped.get(target.against or OURS)):
+            return FAILED
         if not compared:
             return "skipped"
         median = statistics.median(compared)
@@ -136,12 +131,19 @@ def machine(scratch: Path) -> dict[str, Any]:
         "load_average": os.getloadavg(),
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
-        "pydicom": importlib.metadata.version("pydicom"),
-        "pynetdicom": importlib.metadata.version("pynetdicom"),
+        **{package: _package(package) for package in ("pydicom", "pynetdicom", "requests", "dicomweb-client")},
+        "curl": _version(["curl", "--version"]),
         "dcmtk": _version(["dcmsend", "--version"]),
         "orthanc": _version(["Orthanc", "--version"]),
         "stowgate": _version(["git", "-C", str(ROOT), "describe", "--always", "--dirty"]),
     }
+
+
+def _package(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _version(command: list[str]) -> str | None:

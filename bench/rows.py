@@ -1,13 +1,11 @@
-"""The rows of the table: what is measured, of whom, and what is aimed for."""
+"""The rows of the table of receivers: what is measured, of whom, and what is aimed for."""
 
 import contextlib
-import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
 from bench import samples, scu, senders
+from bench.measuring import OURS, Bench, Measure, Row, Target, settle
 from bench.peers import (
     BenchError,
     Discard,
@@ -19,8 +17,8 @@ from bench.peers import (
     StoreScpLongPdu,
     Stowgate,
 )
+from bench.report import Result
 
-OURS = "stowgate"
 DISK = "disk"
 LIMIT = "limit"
 FRESH = "stowgate, 1,000th"
@@ -36,91 +34,38 @@ PEERS: Mapping[str, type[Peer]] = {
 _WARMING = range(800_000_000, 800_000_010)
 
 
-@dataclass
-class Bench:
-    """What the measurements of a run share.
+@contextlib.contextmanager
+def receiver(
+    bench: Bench, kind: type[Peer], *, nodelay: bool, processes: int = 1, size_bytes: int = 0
+) -> Iterator[Peer]:
+    """A fresh receiver, warmed up by a few associations, with what others wrote before it on the disk.
 
-    Attributes:
-        scratch: folder for everything.
-        peer_pdu: the longest PDU that Orthanc and storescp accept, bytes.
-        library: the sample files.
+    Args:
+        bench: the ground.
+        kind: what is started.
+        nodelay: whether TCP_NODELAY is set for it.
+        processes: how many share the port.
+        size_bytes: how much it is going to store.
     """
-
-    scratch: Path
-    peer_pdu: int
-    library: samples.Library = field(init=False)
-    _numbers: Iterator[int] = field(default_factory=itertools.count, init=False)
-
-    def __post_init__(self) -> None:
-        self.library = samples.Library(self.scratch / "samples")
-
-    def folder(self) -> Path:
-        """The name of a fresh folder."""
-        return self.scratch / f"run-{next(self._numbers)}"
-
-    @contextlib.contextmanager
-    def receiver(self, kind: type[Peer], *, nodelay: bool, processes: int = 1, size_bytes: int = 0) -> Iterator[Peer]:
-        """A fresh receiver, warmed up by a few associations, with what others wrote before it on the disk.
-
-        Args:
-            kind: what is started.
-            nodelay: whether TCP_NODELAY is set for it.
-            processes: how many share the port.
-            size_bytes: how much it is going to store.
-        """
-        with kind(self.folder(), nodelay=nodelay, max_pdu=self.peer_pdu, processes=processes) as peer:
-            scu.short_associations(peer.port, samples.SMALL, _WARMING, contexts=1)
-            even_out(size_bytes)
-            yield peer
+    with kind(bench.folder(), nodelay=nodelay, max_pdu=bench.peer_pdu, processes=processes) as peer:
+        scu.short_associations(peer.port, samples.SMALL, _WARMING, contexts=1)
+        settle(size_bytes)
+        yield peer
 
 
-def even_out(size_bytes: int) -> None:
-    """Let the disk write what is left to write, and have memory for a page cache of so many bytes at hand.
-
-    The memory of a virtual machine is given to it page by page, when it is first used and after it was free for some
-    seconds again: files written to such pages cost three times as much, whoever writes them.
-    """
-    os.sync()
-    memory = b"\1" * (size_bytes + size_bytes // 2)
-    del memory
+def add_limit(result: Result) -> None:
+    """Derive the physical limit of each repetition: taking and throwing away, then writing durably."""
+    takes, writes = result.values.get("discard", []), result.values.get(DISK, [])
+    if takes and writes:
+        result.values[LIMIT] = [1 / (1 / take + 1 / write) for take, write in zip(takes, writes, strict=False)]
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What is aimed for: at least so many times a peer, or, without a peer, at most so much."""
-
-    against: str | None
-    bound: float
-
-
-Measure = Callable[[Bench, str, int], float]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A line of the table.
-
-    Attributes:
-        name: for the command line.
-        title: for people.
-        unit: of each value.
-        measure: one value of a peer, for a count.
-        count: instances, associations or megabytes of one measurement.
-        peers: in the order in which they take turns.
-        targets: what is aimed for.
-        share: the part of the count that a slow peer gets; 1 where it is not named.
-        by_default: whether it runs when no rows are named.
-    """
-
-    name: str
-    title: str
-    unit: str
-    measure: Measure
-    count: int
-    peers: tuple[str, ...]
-    targets: tuple[Target, ...]
-    share: Mapping[str, float] = field(default_factory=dict)
-    by_default: bool = True
+def absence(peer: str, row: Row) -> str | None:
+    """Why a peer cannot take part in a row; None if it can."""
+    if row.name not in {"memory", "short", "growth"} and peer in PEERS and (reason := senders.missing()):
+        return reason
+    kind = PEERS.get(OURS if peer == FRESH else peer)
+    return kind.missing() if kind else None
 
 
 def _check(peer: Peer, expected: int) -> None:
@@ -139,12 +84,12 @@ def _sent(kind: str, *, nodelay: bool, associations: int = 1, megabytes: bool = 
         size_bytes = count * sample.file_bytes
         per_second = count * (sample.file_bytes / 1e6 if megabytes else 1)
         if peer == DISK:
-            even_out(size_bytes)
+            settle(size_bytes)
             return per_second / senders.write_durably(bench.folder(), files)
         processes = 2 if associations > 1 and peer == OURS else 1
-        with bench.receiver(PEERS[peer], nodelay=nodelay, processes=processes, size_bytes=size_bytes) as receiver:
-            seconds = senders.dcmsend(receiver.port, files, bench.scratch, nodelay=nodelay, associations=associations)
-            _check(receiver, count)
+        with receiver(bench, PEERS[peer], nodelay=nodelay, processes=processes, size_bytes=size_bytes) as scp:
+            seconds = senders.dcmsend(scp.port, files, bench.scratch, nodelay=nodelay, associations=associations)
+            _check(scp, count)
         return per_second / seconds
 
     return measure
@@ -152,19 +97,19 @@ def _sent(kind: str, *, nodelay: bool, associations: int = 1, megabytes: bool = 
 
 def _short(bench: Bench, peer: str, count: int) -> float:
     """Associations a second, 128 proposed contexts and one small instance each."""
-    with bench.receiver(PEERS[peer], nodelay=True) as receiver:
-        seconds = scu.short_associations(receiver.port, samples.SMALL, range(1, count + 1), contexts=128)
-        _check(receiver, count)
+    with receiver(bench, PEERS[peer], nodelay=True) as scp:
+        seconds = scu.short_associations(scp.port, samples.SMALL, range(1, count + 1), contexts=128)
+        _check(scp, count)
     return count / seconds
 
 
 def _memory(bench: Bench, peer: str, count: int) -> float:
     """Peak memory while one instance of so many megabytes is taken."""
     kind = StoreScpAlone if peer == "storescp" else PEERS[peer]
-    with bench.receiver(kind, nodelay=True) as receiver:
-        scu.large(receiver.port, samples.of_megabytes(count), 1)
-        _check(receiver, 1)
-        return receiver.peak_megabytes()
+    with receiver(bench, kind, nodelay=True) as scp:
+        scu.large(scp.port, samples.of_megabytes(count), 1)
+        _check(scp, 1)
+        return scp.peak_megabytes()
 
 
 class Growth:
@@ -184,7 +129,7 @@ class Growth:
         """Instances a second of a receiver that has taken `count` (FRESH: a hundredth of it) before the first."""
         if peer not in self._receivers:
             held = count // 100 if peer == FRESH else count
-            self._receivers[peer] = self._stack.enter_context(bench.receiver(Stowgate, nodelay=True))
+            self._receivers[peer] = self._stack.enter_context(receiver(bench, Stowgate, nodelay=True))
             scu.stream(self._receivers[peer].port, samples.SMALL, range(held))
             self._next[peer] = held
         first = self._next[peer]
@@ -212,6 +157,7 @@ def _targets(orthanc: float, storescp: float, *more: Target) -> tuple[Target, ..
 _TENTH = {"orthanc": 0.1, "storescp": 0.1}
 _REACH = Target(LIMIT, 0.75)
 _PER_SECOND = "instances/s"
+_GROWTH = Growth(500)
 
 ROWS = (
     Row(
@@ -248,6 +194,6 @@ ROWS = (
     ),
     Row(
         "growth", "the 100,000th instance against the 1,000th", _PER_SECOND,
-        Growth(500), 100_000, (OURS, FRESH), (Target(FRESH, 0.9),), by_default=False,
+        _GROWTH, 100_000, (OURS, FRESH), (Target(FRESH, 0.9),), by_default=False, close=_GROWTH.close,
     ),
 )  # fmt: skip

@@ -48,12 +48,22 @@ def dcmsend(port: int, files: list[Path], scratch: Path, *, nodelay: bool, assoc
     Raises:
         BenchError: not every file was answered with success.
     """
+    sending = send(port, files, scratch, nodelay=nodelay, associations=associations)
+    return sending.ended - sending.begun
+
+
+def send(port: int, files: list[Path], scratch: Path, *, nodelay: bool, associations: int = 1) -> Sending:
+    """The same; when it was.
+
+    Raises:
+        BenchError: not every file was answered with success.
+    """
     config = scratch / "dcmsend.cfg"
     config.write_text(_LOG_CONFIG)
     shares = [files[number::associations] for number in range(associations)]
     with ThreadPoolExecutor(associations) as pool:
         sendings = list(pool.map(lambda share: _send(port, share, config, nodelay=nodelay), shares))
-    return max(one.ended for one in sendings) - min(one.begun for one in sendings)
+    return Sending(min(one.begun for one in sendings), max(one.ended for one in sendings))
 
 
 def _send(port: int, files: list[Path], config: Path, *, nodelay: bool) -> Sending:
