@@ -6,6 +6,7 @@ length, so the head of the n-th instance is the first head with one UID replaced
 
 import io
 import os
+import shutil
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittle
 _ROOT = "1.2.826.0.1.3680043.10.1499."
 _META_LENGTH_AT = 140  # value of (0002,0000), after preamble, prefix and the element's own header (PS3.10 7.1)
 _BLOCK = 1024 * 1024
+BOUNDARY = "0123456789abcdef0123456789abcdef"
+CONTENT_TYPE = f'multipart/related; type="application/dicom"; boundary={BOUNDARY}'
+_PART_HEADER = f"--{BOUNDARY}\r\nContent-Type: application/dicom\r\n\r\n".encode()
 
 
 def uid(number: int) -> str:
@@ -88,6 +92,8 @@ def of_megabytes(megabytes: int) -> Sample:
     return make(512, 512, max(2, megabytes * 1_000_000 // (2 * 512 * 512)))
 
 
+TINY = make(8, 8)
+"""About 900 bytes: for very many."""
 SMALL = make(86, 86)
 """About 15 kB."""
 CT = make(512, 512)
@@ -112,8 +118,30 @@ class Library:
         paths = [folder / f"{number:06}.dcm" for number in range(1, count + 1)]
         for number, path in enumerate(paths, 1):
             if not path.exists():
-                with open(path, "wb") as file:
-                    file.write(sample.numbered(number))
-                    blocks, rest = divmod(sample.pixel_bytes, _BLOCK)
-                    file.writelines([self._pixels] * blocks + [self._pixels[:rest]])
+                self.write(path, sample, number)
         return paths
+
+    def write(self, path: Path, sample: Sample, number: int) -> None:
+        """Write the n-th instance of a sample as a Part 10 file."""
+        with open(path, "wb") as file:
+            file.write(sample.numbered(number))
+            blocks, rest = divmod(sample.pixel_bytes, _BLOCK)
+            file.writelines([self._pixels] * blocks + [self._pixels[:rest]])
+
+    def bodies(self, name: str, sample: Sample, count: int, instances: int) -> list[Path]:
+        """The same files as ready-made bodies of Store requests, `instances` in each, with `BOUNDARY` between."""
+        files = self.files(name, sample, count)
+        folder = self._folder / f"{name}-{instances}-of-{count}"
+        folder.mkdir(exist_ok=True)
+        bodies = []
+        for begin in range(0, count, instances):
+            path = folder / f"{begin:06}.body"
+            bodies.append(path)
+            if not path.exists():
+                with open(path, "wb") as body:
+                    for file in files[begin : begin + instances]:
+                        body.write(_PART_HEADER if file is files[begin] else b"\r\n" + _PART_HEADER)
+                        with open(file, "rb") as part:
+                            shutil.copyfileobj(part, body, _BLOCK)
+                    body.write(f"\r\n--{BOUNDARY}--".encode())
+        return bodies
