@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 DEV_STAMP := $(VENV)/.ready-dev
+BENCH_STAMP := $(VENV)/.ready-bench
 CONFIG ?= pipeline.ini
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
@@ -11,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export STOWGATE_CONFIG := $(CONFIG)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check bench-receive format clean
+.PHONY: help demo run test check bench-receive bench-deliver bench-pipeline format clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -27,6 +28,10 @@ $(STAMP): requirements.txt | $(VENV)/bin/python
 $(DEV_STAMP): requirements.txt requirements-google.txt requirements-aws.txt requirements-dev.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@ $(STAMP)
+
+$(BENCH_STAMP): requirements.txt requirements-dev.txt requirements-bench.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	@touch $@ $(DEV_STAMP) $(STAMP)
 
 demo: $(DEV_STAMP) ## receiver, uploader and sandbox at work on sample instances (ONCE=1: end by itself)
 	@$(BIN)/python -m sandbox.demo $(if $(ONCE),--once)
@@ -45,6 +50,12 @@ check: $(DEV_STAMP) ## ruff, mypy --strict, import-linter
 
 bench-receive: $(DEV_STAMP) ## the receiver beside Orthanc, DCMTK and pynetdicom, about 15 minutes (BENCH_ARGS=--help)
 	@$(BIN)/python -m bench.receive $(BENCH_ARGS)
+
+bench-deliver: $(BENCH_STAMP) ## the uploader beside curl and dicomweb-client, about 10 minutes (BENCH_ARGS=--help)
+	@$(BIN)/python -m bench.deliver $(BENCH_ARGS)
+
+bench-pipeline: $(BENCH_STAMP) ## dcmsend to Orthanc through Stowgate and beside it, about 10 minutes (BENCH_ARGS=--help)
+	@$(BIN)/python -m bench.pipeline $(BENCH_ARGS)
 
 format: $(DEV_STAMP) ## let ruff format the code
 	$(BIN)/ruff format .
