@@ -173,11 +173,11 @@ class DicomWebOrthanc(Orthanc):
 
 
 class ForwardingOrthanc(DicomWebOrthanc):
-    """An Orthanc that forwards by itself, by a Lua script that has its DICOMweb plugin store at a destination.
+    """An Orthanc that forwards by itself to another, by a Lua script.
 
     Args:
         folder: for all that it writes.
-        destination_url: root of the DICOMweb service that it forwards to.
+        destination_url: root of the DICOMweb service of the other.
         max_pdu: the longest PDU that it accepts, bytes.
     """
 
@@ -193,20 +193,27 @@ class ForwardingOrthanc(DicomWebOrthanc):
         path.write_text(self.script)
         configuration = super().configuration()
         configuration["DicomWeb"]["Servers"] = {"destination": [f"{self._destination_url}/"]}
-        return {**configuration, "LuaScripts": [str(path)], "StableAge": 1}
+        peers = {"destination": [self._destination_url.removesuffix("dicom-web")]}
+        return {**configuration, "LuaScripts": [str(path)], "StableAge": 1, "OrthancPeers": peers}
 
 
-_STOW = "RestApiPost('/dicom-web/servers/destination/stow', '{\"Resources\":[\"' .. id .. '\"]}')"
+_STOW = "RestApiPost('/dicom-web/servers/destination/stow', '{\"Resources\":[\"' .. id .. '\"],\"Synchronous\":false}')"
 
 
 class OrthancPerInstance(ForwardingOrthanc):
-    """It forwards each instance when it is stored."""
+    """It has its DICOMweb plugin store each instance when it is there."""
 
     script = f"function OnStoredInstance(id, tags, metadata, origin)\n  {_STOW}\nend\n"
 
 
+class OrthancToPeer(ForwardingOrthanc):
+    """It sends each instance by the protocol that only Orthancs speak among themselves, without DICOMweb."""
+
+    script = "function OnStoredInstance(id, tags, metadata, origin)\n  SendToPeer(id, 'destination')\nend\n"
+
+
 class OrthancStableStudies(ForwardingOrthanc):
-    """It forwards a study when nothing was added to it for a second, the shortest time that it knows."""
+    """It has its DICOMweb plugin store a study when nothing came for a second, the shortest time that it knows."""
 
     script = f"function OnStableStudy(id, tags, metadata)\n  {_STOW}\nend\n"
 

@@ -1,5 +1,6 @@
 """The rows of the table of deliveries: what is measured, of whom, and what is aimed for."""
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -83,11 +84,15 @@ def _post(bench: Bench, peer: str, bodies: list[Path], sample: samples.Sample, c
     """Have curl, or sendfile, post ready-made bodies; the seconds, by the archive's clock."""
     settle(0)
     with NullArchive(bench.folder(), instance_bytes=sample.file_bytes) as archive:
+        cpu = archive.cpu_seconds()
         if peer == CURL:
             posting.curl(archive.url, bodies, bench.scratch)
         else:
             posting.sendfile(archive.url, bodies)
-        return _span(archive.check(count))
+        used = archive.cpu_seconds() - cpu
+        seconds = _span(archive.check(count))
+    print(f"the null archive had {used / seconds:.0%} of a core", file=sys.stderr)
+    return seconds
 
 
 def _delivered(kind: str) -> Measure:
@@ -225,18 +230,17 @@ def most_within(moments: Sequence[float], seconds: float) -> int:
 _DOWN = Shared(_down)
 
 _PER_SECOND = "instances/s"
-_TENTH = {DICOMWEB: 0.1}
 
 ROWS = (
     Row(
         "ct", "CT from incoming/ into a null archive", _PER_SECOND,
-        _delivered("ct"), 2000, (OURS, CURL, DICOMWEB, SENDFILE), (Target(CURL, 0.35), Target(DICOMWEB, 5)),
-        {DICOMWEB: 0.25},
+        _delivered("ct"), 3000, (OURS, CURL, DICOMWEB, SENDFILE), (Target(CURL, 0.35), Target(DICOMWEB, 5)),
+        {DICOMWEB: 0.15},
     ),
     Row(
         "small", "15 kB from incoming/ into a null archive", _PER_SECOND,
-        _delivered("small"), 10_000, (OURS, CURL, DICOMWEB, SENDFILE), (Target(CURL, 0.15), Target(DICOMWEB, 5)),
-        _TENTH,
+        _delivered("small"), 20_000, (OURS, CURL, DICOMWEB, SENDFILE), (Target(CURL, 0.15), Target(DICOMWEB, 5)),
+        {DICOMWEB: 0.05},
     ),
     Row(
         "large", "one 1 GB instance", "MB/s",
