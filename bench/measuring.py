@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import struct
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,15 +38,15 @@ class Bench:
         spread(self.scratch)
 
     def folder(self) -> Path:
-        """The name of a fresh folder."""
-        return self.scratch / f"run-{next(self._numbers)}"
+        """The name of a fresh folder, which no run before had: ext4 chooses its place by its name."""
+        return self.scratch / f"run-{next(self._numbers)}-{uuid.uuid4().hex}"
 
 
 def spread(folder: Path) -> None:
     """Have ext4 place each folder that is made in this one in a block group of its own, if it is ext4.
 
-    It steps over recently deleted inodes of a group when it creates one there. So what was deleted in one measurement
-    is not paid for by the next.
+    Without a journal it steps over recently deleted inodes of a group when it creates one there. So what was deleted
+    in one measurement, or by anybody in the minutes before, is not paid for by the next.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
