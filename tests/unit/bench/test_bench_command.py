@@ -47,6 +47,16 @@ def test_peers_take_turns_and_ratios_are_made(tmp_path: Path, capsys: pytest.Cap
     assert (target["compared"], target["verdict"]) == ([3.0, 3.0], "met")
 
 
+@pytest.mark.parametrize(("bound", "verdict"), [(5, "met"), (3, "missed")])
+def test_a_bound_without_a_peer_is_an_upper_one(
+    bound: float, verdict: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Memory and waiting times are to stay below what is aimed for."""
+    bounded = Row("a", "A", "MB", lambda *_: 4.0, 10, (OURS,), (Target(None, bound),))
+    assert run(benchmark(bounded), ["--repetitions", "1", "--scratch", str(tmp_path)]) == 0
+    assert f"| ≤ {bound} MB | {verdict} |" in capsys.readouterr().out
+
+
 def test_a_peer_that_fails_stops_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It is named with its reason and not asked again; the others go on, and the row is closed."""
     asked: list[str] = []

@@ -15,6 +15,11 @@ def test_percentile_is_one_of_the_values(percent: float, expected: float) -> Non
     assert percentile([float(number) for number in range(100, 0, -1)], percent) == expected
 
 
+def test_percentile_lies_never_below_its_share() -> None:
+    """Half of three values are one and a half: the second is the first that half of them do not exceed."""
+    assert percentile([3.0, 1.0, 2.0], 50) == 2.0
+
+
 def test_percentile_of_one_value_is_that() -> None:
     """A single measurement is its own median and its own worst."""
     assert percentile([7.0], 50) == percentile([7.0], 99) == 7.0

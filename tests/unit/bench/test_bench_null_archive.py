@@ -94,13 +94,35 @@ def test_takes_ready_made_bodies(tmp_path: Path) -> None:
         (b"--b\r\n\r\n" + instance(0), 0),
         (b"--b\r\n\r\n" + bytes(20_000) + b"\r\n--b--", 0),
         (b"--other\r\n\r\n" + instance(0) + b"\r\n--other--", 0),
+        (b"--b\r\n\r\n" + instance(0) + b"\r\n--c--", samples.SMALL.file_bytes),
     ],
-    ids=["told too little", "told too much", "cut off", "not DICOM", "another boundary"],
+    ids=["told too little", "told too much", "cut off", "not DICOM", "another boundary", "another at the end"],
 )
 def test_refuses_what_is_not_as_told(content: bytes, instance_bytes: int) -> None:
     """Nothing is counted that was not found where it should be."""
     with pytest.raises(RequestError):
         found(content, b"b", instance_bytes)
+
+
+class Pieces:
+    """A connection that gives one piece for each read."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = list(pieces)
+
+    def recv_into(self, buffer: memoryview, _: int = 0, __: int = 0) -> int:
+        """The next piece, or the end."""
+        piece = self.pieces.pop(0) if self.pieces else b""
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+def test_finds_a_delimiter_that_comes_in_two_pieces() -> None:
+    """What is searched for may lie across the end of what was read so far."""
+    reader = Reader(Pieces(b"content\r\n-", b"-b", b"--"))  # type: ignore[arg-type]  # all that it uses of a socket
+    reader.skip_to(b"\r\n--b")
+    assert reader.passed == len(b"content")
+    assert reader.take(7) == b"\r\n--b--"
 
 
 def test_the_uploader_reads_its_answer() -> None:
