@@ -51,6 +51,7 @@ def found(content: bytes, boundary: bytes, instance_bytes: int = 0, piece: int =
             sender.join()
 
 
+HEADER = b"\r\nContent-Type: application/dicom\r\n\r\n"
 EXPECTED = [(samples.SMALL.sop_class_uid, samples.uid(number)) for number in range(3)]
 
 
@@ -74,7 +75,7 @@ def test_finds_instances_larger_than_its_buffer() -> None:
 
 def test_takes_a_body_that_begins_with_a_line_break() -> None:
     """dicomweb-client begins its bodies with the line break of the first delimiter."""
-    parts = b"".join(b"\r\n--b\r\nContent-Type: application/dicom\r\n\r\n" + instance(number) for number in range(3))
+    parts = b"".join(b"\r\n--b" + HEADER + instance(number) for number in range(3))
     assert found(parts + b"\r\n--b--", b"b") == EXPECTED
 
 
@@ -87,20 +88,20 @@ def test_takes_ready_made_bodies(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "instance_bytes"),
+    ("content", "instance_bytes", "reason"),
     [
-        (b"--b\r\n\r\n" + instance(0) + b"\r\n--b--", samples.SMALL.file_bytes - 1),
-        (b"--b\r\n\r\n" + instance(0) + b"\r\n--b--", samples.SMALL.file_bytes + 1),
-        (b"--b\r\n\r\n" + instance(0), 0),
-        (b"--b\r\n\r\n" + bytes(20_000) + b"\r\n--b--", 0),
-        (b"--other\r\n\r\n" + instance(0) + b"\r\n--other--", 0),
-        (b"--b\r\n\r\n" + instance(0) + b"\r\n--c--", samples.SMALL.file_bytes),
+        (b"--b" + HEADER + instance(0) + b"\r\n--b--", samples.SMALL.file_bytes - 1, "expected the delimiter"),
+        (b"--b" + HEADER + instance(0) + b"\r\n--b--", samples.SMALL.file_bytes + 1, "expected the delimiter"),
+        (b"--b" + HEADER + instance(0), 0, "expected"),
+        (b"--b" + HEADER + bytes(20_000) + b"\r\n--b--", 0, "file meta information"),
+        (b"--other" + HEADER + instance(0) + b"\r\n--other--", 0, "expected the delimiter"),
+        (b"--b" + HEADER + instance(0) + b"\r\n--c--", samples.SMALL.file_bytes, "expected the delimiter"),
     ],
     ids=["told too little", "told too much", "cut off", "not DICOM", "another boundary", "another at the end"],
 )
-def test_refuses_what_is_not_as_told(content: bytes, instance_bytes: int) -> None:
+def test_refuses_what_is_not_as_told(content: bytes, instance_bytes: int, reason: str) -> None:
     """Nothing is counted that was not found where it should be."""
-    with pytest.raises(RequestError):
+    with pytest.raises(RequestError, match=reason):
         found(content, b"b", instance_bytes)
 
 
