@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench import posting, samples
 from bench.archives import Link, NullArchive, link_rate
-from bench.measuring import OURS, Bench, Measure, Row, Shared, Target, settle
+from bench.measuring import OURS, Bench, Measure, Row, Shared, Target, even_out
 from bench.null_archive import Stored
 from bench.peers import BenchError
 from bench.uploading import Uploader, fill
@@ -42,7 +42,7 @@ def uploaded(bench: Bench, sample: samples.Sample, count: int, url: str) -> tupl
     """Have our uploader deliver; seconds from the start of its work to the last deletion, and its peak memory in MB."""
     uploader = Uploader(bench.folder(), url)
     fill(bench, uploader.spool, sample, count)
-    settle(0)
+    even_out(0)
     with uploader:
         ended = uploader.wait_until_empty()
         return ended - uploader.begun(), uploader.peak_megabytes()
@@ -70,7 +70,7 @@ class _DicomwebClient:
     def rate_of(bench: Bench, kind: str, count: int, batch: int) -> float:
         """Instances a second, so many in a request."""
         files = bench.library.files(kind, _SAMPLES[kind], count)
-        settle(0)
+        even_out(0)
         with NullArchive(bench.folder()) as archive:
             seconds = posting.dicomweb_client(archive.url, files, batch)
             archive.check(count)
@@ -82,7 +82,7 @@ _CLIENT = _DicomwebClient()
 
 def _post(bench: Bench, peer: str, bodies: list[Path], sample: samples.Sample, count: int) -> float:
     """Have curl, or sendfile, post ready-made bodies; the seconds, by the archive's clock."""
-    settle(0)
+    even_out(0)
     with NullArchive(bench.folder(), instance_bytes=sample.file_bytes) as archive:
         cpu = archive.cpu_seconds()
         if peer == CURL:
@@ -162,7 +162,7 @@ def _waiting(bench: Bench, count: int) -> Mapping[str, float]:
     with NullArchive(bench.folder(), instance_bytes=sample.file_bytes) as archive:
         uploader = Uploader(bench.folder(), archive.url)
         fill(bench, uploader.spool, sample, count)
-        settle(0)
+        even_out(0)
         started = time.monotonic()
         with uploader:
             uploader.wait_until_empty()
@@ -206,7 +206,7 @@ def _down(bench: Bench, count: int) -> Mapping[str, float]:
     with NullArchive(bench.folder(), status=503) as archive:
         uploader = Uploader(bench.folder(), archive.url, settings={"backoff_max_seconds": _PAUSE_MAX_SECONDS})
         fill(bench, uploader.spool, sample, count)
-        settle(0)
+        even_out(0)
         with uploader:
             time.sleep(_UNDER_WAY_SECONDS)
             begun, cpu = time.monotonic(), uploader.cpu_seconds()

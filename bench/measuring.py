@@ -57,7 +57,7 @@ def spread(folder: Path) -> None:
         os.close(descriptor)
 
 
-def settle(size_bytes: int) -> None:
+def even_out(size_bytes: int) -> None:
     """Let the disk write what is left to write, and have memory for a page cache of so many bytes at hand.
 
     The memory of a virtual machine is given to it page by page, when it is first used and after it was free for some

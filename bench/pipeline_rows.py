@@ -14,7 +14,7 @@ from bench.archives import (
     StoreScpExec,
 )
 from bench.deliver_rows import BATCH, CURL
-from bench.measuring import OURS, Bench, Measure, Row, Shared, Target, percentile, settle
+from bench.measuring import OURS, Bench, Measure, Row, Shared, Target, even_out, percentile
 from bench.peers import BenchError, Stowgate
 from bench.uploading import Uploader, fill
 
@@ -80,7 +80,7 @@ def _ready(archive: DicomWebOrthanc, port: int, size_bytes: int) -> None:
     """Warm up who forwards, and Orthanc, by a few short associations; then let the disk come to rest."""
     scu.short_associations(port, samples.SMALL, _WARMING, contexts=1)
     _stored_at(archive, len(_WARMING))
-    settle(size_bytes)
+    even_out(size_bytes)
 
 
 def _by_curl(bench: Bench, archive: DicomWebOrthanc, kind: str, count: int) -> float:
@@ -161,7 +161,7 @@ def _idle(bench: Bench, count: int) -> Mapping[str, float]:
         Stowgate(bench.folder(), nodelay=True) as receiver,
         Uploader(bench.folder(), archive.url, spool=receiver.folder / "spool") as uploader,
     ):
-        settle(2 * count * sample.file_bytes)
+        even_out(2 * count * sample.file_bytes)
         answered = {}
         with scu.Association(receiver.port, scu.proposal(sample.sop_class_uid, 1)) as association:
             for number in range(count + _IDLE_FIRST):

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 
 from bench import samples, scu, senders
-from bench.measuring import OURS, Bench, Measure, Row, Target, settle
+from bench.measuring import OURS, Bench, Measure, Row, Target, even_out
 from bench.peers import (
     BenchError,
     Discard,
@@ -49,7 +49,7 @@ def receiver(
     """
     with kind(bench.folder(), nodelay=nodelay, max_pdu=bench.peer_pdu, processes=processes) as peer:
         scu.short_associations(peer.port, samples.SMALL, _WARMING, contexts=1)
-        settle(size_bytes)
+        even_out(size_bytes)
         yield peer
 
 
@@ -84,7 +84,7 @@ def _sent(kind: str, *, nodelay: bool, associations: int = 1, megabytes: bool = 
         size_bytes = count * sample.file_bytes
         per_second = count * (sample.file_bytes / 1e6 if megabytes else 1)
         if peer == DISK:
-            settle(size_bytes)
+            even_out(size_bytes)
             return per_second / senders.write_durably(bench.folder(), files)
         processes = 2 if associations > 1 and peer == OURS else 1
         with receiver(bench, PEERS[peer], nodelay=nodelay, processes=processes, size_bytes=size_bytes) as scp:
