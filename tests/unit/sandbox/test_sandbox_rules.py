@@ -145,7 +145,9 @@ def test_a_rule_for_large_or_many_requests_is_not_for_others() -> None:
     book.add(parse_rule("min_bytes=1000,status=413"))
     book.add(parse_rule("min_requests=3,status=429"))
     heads = [(999, 2), (1000, 3), (999, 3), (5000, 1)]
-    found = [book.select(*head).advance(set(), 1, complete=False) for head in heads]
+    found = [
+        book.select(length=length, requests=requests).advance(set(), 1, complete=False) for length, requests in heads
+    ]
     assert [active.rule.status if active else None for active in found] == [None, 413, 429, 413]
     assert [(rule["seen"], rule["hits"]) for rule in book.as_list()] == [(2, 2), (1, 1)]
 
