@@ -29,6 +29,8 @@ __all__ = ["Rescan", "Scheduler", "Seen"]
 
 log = logs.get(__name__)
 
+# Instances that come one by one would else go one by one, each with a request, a commit and a flush of its own.
+_GATHER_SECONDS = 0.05
 _BUSY_SECONDS = 1.0  # another process has the file: look again
 _LEDGER_SECONDS = 2.0  # the ledger cannot be used: try again
 _LOG_SECONDS = 60.0  # the same complaint at most once in so long
@@ -76,6 +78,7 @@ class Scheduler:
         self._large_under_way = 0
         self._capacity = Capacity(config.batch_size, config.threads)
         self._next_scan = 0.0
+        self._gather_until = 0.0
         self._stopping = False
         self._complaints = logs.OncePer(_LOG_SECONDS)
 
@@ -120,6 +123,8 @@ class Scheduler:
             due.append(ripe)
         if (probe := self._destination.next_probe_at) is not None and self._backlog.ready and self._has_thread:
             due.append(probe)
+        if self._backlog.ready and self._has_thread and self._gathers(now):
+            due.append(self._gather_until)
         try:
             self._take_in(self._queue.get(timeout=max(0.0, min(due) - now)))
             for _ in range(10_000):
@@ -159,12 +164,15 @@ class Scheduler:
 
     def _dispatch(self, now: float) -> None:
         destination = self._destination
+        if self._gathers(now):
+            return
         while destination.may_send() and self._has_thread:
             room = Room(self._capacity.requests, self._under_way, self._large_under_way)
             batch = self._backlog.take(self._config.batch_instances, self._capacity.request_bytes, room=room, now=now)
             if not batch:
                 return
             self._submit(batch, tries=3)
+            self._gather_until = now + _GATHER_SECONDS
         if destination.may_send() or not self._has_thread:
             return
         probe: Entry | None = None
@@ -177,6 +185,15 @@ class Scheduler:
         if probe is not None:
             destination.probe_sent()
             self._submit([probe], tries=1, probe=True)
+
+    def _gathers(self, now: float) -> bool:
+        """Whether those who are due wait a moment for company: right after a request, if they do not fill the next."""
+        return (
+            now < self._gather_until
+            and self._destination.may_send()
+            and self._backlog.ready < self._config.batch_instances
+            and self._capacity.request_bytes >= self._config.batch_size  # or a request is filled by fewer
+        )
 
     @property
     def _has_thread(self) -> bool:

@@ -420,3 +420,18 @@ def test_everything_at_once(tmp_path: Path) -> None:
         answered = client_of(server, **wrong).store([Part()], tries=1)
     assert answered.failure is Failure.PROXY
     assert "wr0ng" not in answered.detail
+
+
+def test_a_search_is_asked_again_after_a_401(endpoint: TokenServer) -> None:
+    """What is asked of the archive beside storing gets a new token in the same way, once."""
+    with serving(demanding(endpoint.good)) as server:
+        client = client_of(server, **oauth2(endpoint))
+
+        def ask() -> object:
+            return client.get("/instances", "application/dicom+json", lambda _, read: read(9), again=lambda _: False)
+
+        assert ask() == stored_json([UID])[:9]
+        endpoint.revoke()
+        assert ask() == stored_json([UID])[:9]
+    assert len(server.requests) == 3
+    assert len(endpoint.asked) == 2

@@ -92,6 +92,48 @@ def drop_after_start(gateway: Gateway, name: str = "0.dcm") -> str:
     return make_instance(gateway.spool.incoming / name)
 
 
+def test_what_comes_right_after_a_request_gathers_until_it_fills_the_next(
+    patient: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first goes at once and alone; after it, in a moment as long as a minute, nothing but a full request does."""
+    monkeypatch.setattr(uploader.scheduler, "_GATHER_SECONDS", 60.0)
+    patient.configure(batch_instances=3)
+    patient.receive(1)
+    with patient.running():
+        until(lambda: len(patient.archive.requests) == 1)
+        for count in (2, 1):
+            assert len(patient.archive.requests) == 1
+            patient.receive(count)
+            patient.scheduler.notice(Rescan())
+            until(lambda: patient.backlog.ready == 2 or len(patient.archive.requests) > 1)
+        until(all_sent(patient))
+    assert [len(request) for request in patient.archive.requests] == [1, 3]
+
+
+def test_who_gathers_waits_no_longer_than_a_moment(patient: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody needs to come for it: the loop wakes by itself, and what has come by then goes together."""
+    monkeypatch.setattr(uploader.scheduler, "_GATHER_SECONDS", 1.0)
+    patient.receive(1)
+    with patient.running():
+        until(lambda: len(patient.archive.requests) == 1)
+        patient.receive(2)
+        patient.scheduler.notice(Rescan())
+        until(all_sent(patient))
+    assert [len(request) for request in patient.archive.requests] == [1, 2]
+
+
+def test_who_fills_a_request_that_is_small_by_experience_does_not_wait(
+    patient: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the archive takes less in a request than it may hold, those who are due may fill several."""
+    monkeypatch.setattr(uploader.scheduler, "_GATHER_SECONDS", 60.0)
+    patient.scheduler._capacity._size.limit = 1
+    with patient.running():
+        patient.receive(4)
+        patient.scheduler.notice(Rescan())
+        until(all_sent(patient))
+
+
 def test_a_file_that_is_seen_closed_goes_at_once(patient: Gateway) -> None:
     """The event of a close is enough, and nothing is waited for."""
     with patient.running():
