@@ -4,7 +4,8 @@ One connection behind a lock serves a whole process. SQLite allows one writer at
 a Python lock is cheaper and fairer than SQLite's polling; other processes are waited for up to `busy_seconds`.
 WAL with synchronous=NORMAL: a commit survives any crash of ours; at a power cut the last rows can be lost, and
 the files, which are flushed, bring them back as adopted. That holds while files are there: whoever deletes them
-asks for synchronous=FULL.
+has the log flushed after each commit. Not by synchronous=FULL, which keeps all other writers out while it flushes: what
+is committed is in the log that is flushed here, or was checkpointed, and flushed by that, before the log began anew.
 
 Errors: every failure of SQLite becomes a `LedgerError`, whose text names no value of a row.
 """
@@ -19,6 +20,7 @@ from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 
+from common.directory import sync_directory
 from common.errors import LedgerError, LedgerVersionError
 
 # The script at index N brings version N to N + 1.
@@ -41,9 +43,10 @@ class Database:
         self.path = path
         self._file = os.fspath(path)
         self._busy_seconds = busy_seconds
-        self._synchronous = "FULL" if durable else "NORMAL"
+        self._durable = durable
         self._lock = threading.Lock()
         self._inode: int | None = None
+        self._named: int | None = None  # the log whose name is known to be on disk
         with self._lock:
             self._connection, self._inode = self._open()
 
@@ -57,7 +60,7 @@ class Database:
         """One writing transaction: committed at the end of the block, rolled back if it raises.
 
         Raises:
-            LedgerError: it is not committed.
+            LedgerError: it is not committed, or not durable where that was asked for.
         """
         with self.reading() as connection:
             connection.execute("BEGIN IMMEDIATE")
@@ -69,6 +72,25 @@ class Database:
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
                 raise
+        if self._durable:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Flush the log, with nobody waiting for it but the caller."""
+        try:
+            log = os.open(f"{self._file}-wal", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fdatasync(log)
+                inode = os.fstat(log).st_ino
+            finally:
+                os.close(log)  # of the log, on which SQLite holds no locks
+            if inode != self._named:
+                sync_directory(self.path.parent)
+                self._named = inode
+        except FileNotFoundError:
+            pass  # the ledger was deleted meanwhile, its rows with it
+        except OSError as error:
+            raise LedgerError(f"the ledger cannot be flushed to disk ({error.strerror})") from error
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -104,7 +126,7 @@ class Database:
                 self.path, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False
             )
             _set_wal(connection, self._busy_seconds)
-            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+            connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
             connection.execute("PRAGMA foreign_keys = ON")
             _migrate(connection, self.path)

@@ -1081,3 +1081,63 @@ def test_a_process_that_is_killed_leaves_whole_transactions(path: Path) -> None:
     assert sql(path, "PRAGMA integrity_check") == [("ok",)]
     ledger.received(Receipt("a.dcm", CT, SCANNER, 10))
     ledger.close()
+
+
+# What is flushed
+
+
+def test_a_durable_ledger_flushes_its_log_after_each_commit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row is committed by then, and nobody returns before; its log's name is flushed too, once."""
+    ledger, other = Ledger(path, durable=True), Ledger(path)
+    flushed: list[str] = []
+    fdatasync, fsync = os.fdatasync, os.fsync
+
+    def note(flush: Callable[[int], None], fd: int) -> None:
+        target = Path(os.readlink(f"/proc/self/fd/{fd}"))
+        flushed.append(f"{target.name} with {len(other.latest(10))}")
+        flush(fd)
+
+    monkeypatch.setattr(os, "fdatasync", lambda fd: note(fdatasync, fd))
+    monkeypatch.setattr(os, "fsync", lambda fd: note(fsync, fd))
+    ledger.received(Receipt("a.dcm", CT, SCANNER, 10))
+    assert flushed == [f"{path.name}-wal with 1", f"{path.parent.name} with 1"]
+    ledger.received(Receipt("b.dcm", CT, SCANNER, 10))
+    assert flushed[2:] == [f"{path.name}-wal with 2"]
+    ledger.counts()
+    other.received(Receipt("c.dcm", CT, SCANNER, 10))
+    assert len(flushed) == 3
+    ledger.close()
+    other.close()
+
+
+def test_while_a_log_is_flushed_others_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither another process nor another thread of this one waits for the disk."""
+    ledger, other = Ledger(path, durable=True), Ledger(path, busy_seconds=0.1)
+    inside: list[str] = []
+
+    def flush(_: int) -> None:
+        if not inside:
+            inside.append("flushing")
+            other.received(Receipt("b.dcm", CT, SCANNER, 10))
+            ledger.received(Receipt("c.dcm", CT, SCANNER, 10))
+
+    monkeypatch.setattr(os, "fdatasync", flush)
+    ledger.received(Receipt("a.dcm", CT, SCANNER, 10))
+    assert list(other.due_times(State.INCOMING)) == ["a.dcm", "b.dcm", "c.dcm"]
+    ledger.close()
+    other.close()
+
+
+def test_a_log_that_cannot_be_flushed_is_an_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever would delete a file on the strength of the row is told that a power cut may take it."""
+    ledger = Ledger(path, durable=True)
+
+    def fail(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fail)
+        with pytest.raises(LedgerError, match="flushed"):
+            ledger.received(Receipt("a.dcm", CT, SCANNER, 10))
+    ledger.received(Receipt("b.dcm", CT, SCANNER, 10))
+    ledger.close()
