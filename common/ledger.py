@@ -1,17 +1,18 @@
 """The ledger: one row for each file that ever entered incoming/, and the events that explain it.
 
-With common.ledger_database the only code that speaks SQL; the schema is beside it in schema.sql. The directory
-is the truth and the ledger its account: nothing here decides whether a file is owed.
+With the other modules common.ledger_* the only code that speaks SQL; the schema is beside it in schema.sql. The
+directory is the truth and the ledger its account: nothing here decides whether a file is owed.
 """
 
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 from common.instance import Instance
 from common.ledger_database import Database
 from common.ledger_rows import ENTER, INSTANCE_COLUMNS, RELEASE, SELECT, describes, entered_values, typed, writable
+from common.ledger_transfers import renew_transfers, transfers_under_way
 from common.records import (
     Cause,
     Event,
@@ -30,7 +31,6 @@ from common.records import (
 _NOBODY = Sender("", "", "")
 _NOTHING_KNOWN = Instance("", "", "")
 _MAX_VARIABLES = 500  # SQLite takes 999 in the oldest builds
-_TRANSFER_SECONDS = 60  # so long after it was last seen a transfer is believed to be under way
 
 
 class Ledger:
@@ -141,35 +141,8 @@ class Ledger:
 
         What no process has renewed for a minute is forgotten too, since its process has died, and what is settled.
         """
-        now = self._now()
         with self._database.transaction() as connection:
-            connection.executemany(
-                "DELETE FROM transfers WHERE instance_id = (SELECT id FROM instances WHERE file_name = ?)",
-                [(ledger_name(name),) for name in ended],
-            )
-            connection.execute(
-                "DELETE FROM transfers WHERE seen_at < ?"
-                " OR instance_id IN (SELECT instance_id FROM transfers JOIN instances ON instances.id = instance_id"
-                " WHERE state <> ?)",
-                (utc_text(now - timedelta(seconds=_TRANSFER_SECONDS)), State.INCOMING),
-            )
-            connection.executemany(
-                "INSERT OR REPLACE INTO transfers"
-                " (instance_id, instances, size_bytes, sent_bytes, begun_at, moved_at, seen_at)"
-                " SELECT id, ?, ?, ?, ?, ?, ? FROM instances WHERE file_name = ?",
-                [
-                    (
-                        one.instances,
-                        one.size_bytes,
-                        one.sent_bytes,
-                        utc_text(one.begun_at),
-                        utc_text(one.moved_at),
-                        utc_text(now),
-                        ledger_name(one.file_name),
-                    )
-                    for one in transfers
-                ],
-            )
+            renew_transfers(connection, transfers, ended, self._now())
 
     def removed(self, file_names: Iterable[str], state: State) -> int:
         """Record files that disappeared while their rows were in `state`; rows that moved on meanwhile are left."""
@@ -259,18 +232,8 @@ class Ledger:
 
         One that its process has not renewed for a minute is left out: that process has died.
         """
-        oldest = utc_text(self._now() - timedelta(seconds=_TRANSFER_SECONDS))
         with self._database.reading() as connection:
-            return {
-                name: Transfer(
-                    name, instances, size, sent, datetime.fromisoformat(begun_at), datetime.fromisoformat(moved_at)
-                )
-                for name, instances, size, sent, begun_at, moved_at in connection.execute(
-                    "SELECT file_name, instances, transfers.size_bytes, sent_bytes, begun_at, moved_at"
-                    " FROM transfers JOIN instances ON instances.id = instance_id WHERE seen_at >= ? ORDER BY begun_at",
-                    (oldest,),
-                )
-            }
+            return transfers_under_way(connection, self._now())
 
     def latest(self, limit: int) -> list[Row]:
         """The rows that were entered last, newest first."""
