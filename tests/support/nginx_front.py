@@ -8,8 +8,9 @@ passed on.
 import contextlib
 import re
 import socket
-import threading
 from collections.abc import Iterator
+
+from support.fronts import front
 
 _PAGE = (
     b"<html>\r\n<head><title>413 Request Entity Too Large</title></head>\r\n<body>\r\n"
@@ -22,22 +23,8 @@ _LINGERING_SECONDS = 5.0  # lingering_timeout
 @contextlib.contextmanager
 def nginx_front(port: int, client_max_body_size: int = 1024 * 1024) -> Iterator[str]:
     """Relay requests to a port on loopback, for the length of a with block; gives its origin."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    threading.Thread(target=_accept, args=(listener, port, client_max_body_size), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        # A thread in accept() holds the port until it is woken.
-        with contextlib.suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-
-
-def _accept(listener: socket.socket, port: int, limit: int) -> None:
-    with contextlib.suppress(OSError):
-        while True:
-            client, _ = listener.accept()
-            threading.Thread(target=_serve, args=(client, port, limit), daemon=True).start()
+    with front(lambda client: _serve(client, port, client_max_body_size)) as own_port:
+        yield f"http://127.0.0.1:{own_port}"
 
 
 def _serve(client: socket.socket, port: int, limit: int) -> None:

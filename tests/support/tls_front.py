@@ -8,29 +8,16 @@ import contextlib
 import select
 import socket
 import ssl
-import threading
 from collections.abc import Iterator
+
+from support.fronts import front
 
 
 @contextlib.contextmanager
 def tls_front(port: int, context: ssl.SSLContext) -> Iterator[str]:
     """Relay TLS connections to a port on loopback, for the length of a with block; gives its origin."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    threading.Thread(target=_accept, args=(listener, port, context), daemon=True).start()
-    try:
-        yield f"https://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        # A thread in accept() holds the port until it is woken.
-        with contextlib.suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-
-
-def _accept(listener: socket.socket, port: int, context: ssl.SSLContext) -> None:
-    with contextlib.suppress(OSError):
-        while True:
-            client, _ = listener.accept()
-            threading.Thread(target=_relay, args=(client, port, context), daemon=True).start()
+    with front(lambda client: _relay(client, port, context)) as own_port:
+        yield f"https://127.0.0.1:{own_port}"
 
 
 def _relay(client: socket.socket, port: int, context: ssl.SSLContext) -> None:
