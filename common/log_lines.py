@@ -13,6 +13,7 @@ import ssl
 import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 
@@ -31,6 +32,7 @@ _EXCEPTION_CHARACTERS = 4000
 _CHAINED_EXCEPTIONS = 5
 _FRAMES = 12
 
+_PLAIN_TYPES = frozenset((str, int, bool, type(None)))
 _PLAIN_VALUE = re.compile(r"[^\s\"'=\\]+")
 _NOT_IN_KEY = re.compile(r"[^A-Za-z0-9_.-]")
 # How logging.captureWarnings writes a warning: the rest of it may quote a value.
@@ -96,7 +98,7 @@ class _LineFormatter(logging.Formatter):
     @staticmethod
     def _time(record: logging.LogRecord) -> str:
         """Return the record's time, UTC, ISO 8601 with microseconds."""
-        return datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
     @staticmethod
     def _text(record: logging.LogRecord) -> str:
@@ -123,7 +125,7 @@ class TextFormatter(_LineFormatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, without a line end."""
         head = f"{self._time(record)} {self._process} {record.levelname} {self._text(record)}"
-        fields = [f"{_NOT_IN_KEY.sub('_', key)}={_logfmt(key, value)}" for key, value in self._fields(record).items()]
+        fields = [f"{_plain_key(key)}={_logfmt(key, value)}" for key, value in self._fields(record).items()]
         return " ".join([escape(head, _VALUE_CHARACTERS), *fields])
 
 
@@ -151,6 +153,11 @@ class JsonFormatter(_LineFormatter):
         return json.dumps(line)
 
 
+@lru_cache(1000)
+def _plain_key(key: str) -> str:
+    return _NOT_IN_KEY.sub("_", key)
+
+
 def _origin(record: logging.LogRecord) -> dict[str, object]:
     """Return where a record that is not ours came from."""
     origin: dict[str, object] = {"logger": record.name, "where": f"{record.module}:{record.lineno}"}
@@ -165,7 +172,7 @@ def _plain_value(key: str, value: object) -> object:
         return REDACTED
     if isinstance(value, enum.Enum):
         value = value.value
-    if value is None or isinstance(value, bool | int):
+    if type(value) in _PLAIN_TYPES or isinstance(value, int):
         return value
     if isinstance(value, float):
         # JSON has no inf and nan.

@@ -65,8 +65,12 @@ class Log:
         self._say(logging.ERROR, text, fields, exc_info=True)
 
     def _say(self, level: int, text: str, fields: dict[str, object], *, exc_info: bool = False) -> None:
-        if self._logger.isEnabledFor(level):
-            self._logger.log(level, text, exc_info=exc_info, extra={FIELDS: fields}, stacklevel=3)
+        logger = self._logger
+        if logger.isEnabledFor(level):
+            # Logger.log would look through the stack for the caller's line, which takes as long as all the rest.
+            record = logging.LogRecord(logger.name, level, "", 0, text, (), sys.exc_info() if exc_info else None)
+            setattr(record, FIELDS, fields)
+            logger.handle(record)
 
 
 def get(name: str) -> Log:
@@ -151,6 +155,7 @@ class _StandardError(logging.Handler):
         self._lost = 0
         self._stalled = False
         self._torn = False
+        self._polled: tuple[int, select.poll] | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line; count it as lost if that fails."""
@@ -196,9 +201,10 @@ class _StandardError(logging.Handler):
 
         After one such moment of waiting there is no other until the reader is back.
         """
-        poll = select.poll()
-        poll.register(descriptor, select.POLLOUT)
-        self._stalled = not poll.poll(0 if self._stalled else _PATIENCE_SECONDS * 1000)
+        if self._polled is None or self._polled[0] != descriptor:
+            self._polled = descriptor, select.poll()
+            self._polled[1].register(descriptor, select.POLLOUT)
+        self._stalled = not self._polled[1].poll(0 if self._stalled else _PATIENCE_SECONDS * 1000)
         if self._stalled:
             raise BlockingIOError
 
