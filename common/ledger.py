@@ -5,7 +5,7 @@ directory is the truth and the ledger its account: nothing here decides whether 
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -118,19 +118,18 @@ class Ledger:
                     " WHERE file_name = ?",
                     (due, outcome.http_status, ledger_name(outcome.file_name)),
                 )
-                self._append(connection, outcome, Event.ATTEMPT)
+                self._append(connection, [outcome], Event.ATTEMPT, utc_text(self._now()))
 
-    def sent(self, outcomes: Iterable[Outcome]) -> None:
+    def sent(self, outcomes: Sequence[Outcome]) -> None:
         """Record files that the destination named as stored (U4). The files may be deleted afterwards."""
         with self._database.transaction() as connection:
-            for outcome in outcomes:
-                self._settle(connection, outcome, State.SENT, Event.SENT, attempts=1)
+            self._settle(connection, outcomes, State.SENT, Event.SENT, attempts=1)
 
     def quarantined(self, outcome: Outcome, quarantine_name: str, *, attempts: int) -> None:
         """Record that a file goes to quarantine/ under `quarantine_name` (U7), after `attempts` more attempts."""
         with self._database.transaction() as connection:
             name, new_name = ledger_name(outcome.file_name), ledger_name(quarantine_name)
-            self._settle(connection, outcome, State.QUARANTINE, Event.QUARANTINED, attempts=attempts)
+            self._settle(connection, [outcome], State.QUARANTINE, Event.QUARANTINED, attempts=attempts)
             if new_name != name:
                 # The name in quarantine/ is free on disk; a settled row of an older file may still bear it.
                 self._make_way(connection, quarantine_name)
@@ -151,10 +150,8 @@ class Ledger:
             for file_name in file_names:
                 row = self._row(connection, file_name)
                 if row is not None and row.state is state:
-                    detail = f"disappeared from {state}/"
-                    self._settle(
-                        connection, Outcome(file_name, row.http_status, row.cause, detail), State.REMOVED, Event.REMOVED
-                    )
+                    outcome = Outcome(file_name, row.http_status, row.cause, f"disappeared from {state}/")
+                    self._settle(connection, [outcome], State.REMOVED, Event.REMOVED)
                     count += 1
         return count
 
@@ -180,7 +177,7 @@ class Ledger:
             status = reason.get("http_status")
             http_status = status if isinstance(status, int) and 100 <= status <= 599 else None
             outcome = Outcome(file_name, http_status, cause, "found in quarantine/")
-            self._settle(connection, outcome, State.QUARANTINE, Event.QUARANTINED)
+            self._settle(connection, [outcome], State.QUARANTINE, Event.QUARANTINED)
 
     # Reading
 
@@ -278,34 +275,29 @@ class Ledger:
         connection.execute("INSERT INTO events (instance_id, at, event) VALUES (?, ?, ?)", (number, now, event))
 
     def _settle(
-        self, connection: sqlite3.Connection, outcome: Outcome, state: State, event: Event, attempts: int = 0
+        self,
+        connection: sqlite3.Connection,
+        outcomes: Sequence[Outcome],
+        state: State,
+        event: Event,
+        attempts: int = 0,
     ) -> None:
-        connection.execute(
+        now = utc_text(self._now())
+        connection.executemany(
             "UPDATE instances SET state = ?, attempts = attempts + ?, next_attempt_at = NULL, cause = ?,"
             " http_status = ?, settled_at = ? WHERE file_name = ?",
-            (
-                state,
-                attempts,
-                outcome.cause,
-                outcome.http_status,
-                utc_text(self._now()),
-                ledger_name(outcome.file_name),
-            ),
+            [(state, attempts, one.cause, one.http_status, now, ledger_name(one.file_name)) for one in outcomes],
         )
-        self._append(connection, outcome, event)
+        self._append(connection, outcomes, event, now)
 
-    def _append(self, connection: sqlite3.Connection, outcome: Outcome, event: Event) -> None:
-        connection.execute(
+    def _append(self, connection: sqlite3.Connection, outcomes: Iterable[Outcome], event: Event, now: str) -> None:
+        connection.executemany(
             "INSERT INTO events (instance_id, at, event, http_status, cause, detail)"
             " SELECT id, ?, ?, ?, ?, ? FROM instances WHERE file_name = ?",
-            (
-                utc_text(self._now()),
-                event,
-                outcome.http_status,
-                outcome.cause,
-                writable(outcome.detail),
-                ledger_name(outcome.file_name),
-            ),
+            [
+                (now, event, one.http_status, one.cause, writable(one.detail), ledger_name(one.file_name))
+                for one in outcomes
+            ],
         )
 
     def _make_way(self, connection: sqlite3.Connection, file_name: str) -> None:

@@ -13,7 +13,10 @@ _SENDER_COLUMNS = tuple(field.name for field in fields(Sender))
 _SENDER_VALUES: Callable[[Sender], tuple[str, ...]] = attrgetter(*_SENDER_COLUMNS)
 _ENTERED_COLUMNS = ("file_name", *INSTANCE_COLUMNS, *_SENDER_COLUMNS, "size_bytes", "received_at", "state")
 
-SELECT = f"SELECT {', '.join(field.name for field in fields(Row))} FROM instances"  # noqa: S608 - names of our own
+_ROW_COLUMNS = tuple(field.name for field in fields(Row))
+_STATE, _CAUSE = _ROW_COLUMNS.index("state"), _ROW_COLUMNS.index("cause")
+
+SELECT = f"SELECT {', '.join(_ROW_COLUMNS)} FROM instances"  # noqa: S608 - names of our own
 """All columns of `typed`."""
 
 
@@ -61,7 +64,7 @@ def writable(text: str) -> str:
 
 def typed(values: tuple[object, ...]) -> Row:
     """A row as SELECT gave it."""
-    row = dict(zip((field.name for field in fields(Row)), values, strict=True))
-    row["state"] = State(str(row["state"]))
-    row["cause"] = Cause(str(row["cause"]))
-    return Row(**row)  # type: ignore[arg-type]
+    row = list(values)
+    row[_STATE] = State(str(row[_STATE]))
+    row[_CAUSE] = Cause(str(row[_CAUSE]))
+    return Row(*row)  # type: ignore[arg-type]

@@ -54,6 +54,15 @@ class Signature:
         """The signature in a stat result."""
         return cls(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
+    def is_of(self, status: os.stat_result) -> bool:
+        """Whether a stat result has this signature."""
+        return (
+            self.inode == status.st_ino
+            and self.size_bytes == status.st_size
+            and self.mtime_ns == status.st_mtime_ns
+            and self.ctime_ns == status.st_ctime_ns
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -76,6 +85,7 @@ class Spool:
         self.directory = directory
         self.min_free = min_free
         self.incoming = directory / "incoming"
+        self._incoming = os.fspath(self.incoming)
         self.quarantine = Quarantine(directory / "quarantine", self.incoming)
         self.staging = Staging(directory / "staging", self.incoming)
         self.ledger = directory / "ledger.db"
@@ -187,7 +197,7 @@ class Spool:
             NotAFile: it is a link, FIFO, socket or device. It was not opened.
             OSError: it cannot be opened (EACCES, EIO, …).
         """
-        path = self.incoming / name
+        path = f"{self._incoming}/{name}"
         try:
             mode = os.lstat(path).st_mode
             if stat.S_ISDIR(mode) or not self._is_ours_to_enter(name.rpartition("/")[0]):
@@ -219,11 +229,13 @@ class Spool:
         if not there or not stat.S_ISREG(status.st_mode):
             os.close(fd)
             raise Gone
-        return Claim(self, name, fd, Signature.of(status))
+        return Claim(path, name, fd, Signature.of(status))
 
     def _is_ours_to_enter(self, folder: str) -> bool:
         """Tell whether a relative path leads into a folder without links and hidden names on the way."""
-        parts = folder.split("/") if folder else []
+        if not folder:
+            return True
+        parts = folder.split("/")
         paths = (self.incoming.joinpath(*parts[: count + 1]) for count in range(len(parts)))
         try:
             return not is_hidden(folder) and all(stat.S_ISDIR(os.lstat(path).st_mode) for path in paths)
@@ -247,9 +259,8 @@ class Spool:
 class Claim:
     """A file of incoming/ that is ours to deliver until `close`."""
 
-    def __init__(self, spool: Spool, name: str, fd: int, signature: Signature) -> None:
-        self._spool = spool
-        self._path = spool.incoming / name
+    def __init__(self, path: str, name: str, fd: int, signature: Signature) -> None:
+        self._path = path
         self.fd = fd
         self.name = name
         self.signature = signature
@@ -272,7 +283,7 @@ class Claim:
     def unchanged(self) -> bool:
         """Tell whether the name still leads to the very bytes that were claimed."""
         try:
-            return Signature.of(os.lstat(self._path)) == self.signature
+            return self.signature.is_of(os.lstat(self._path))
         except OSError:
             return False
 

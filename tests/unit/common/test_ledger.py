@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from importlib import resources
 from pathlib import Path
@@ -689,6 +689,10 @@ class _FailingConnection:
             if self.writes == self._fail_at:
                 raise sqlite3.OperationalError("disk I/O error")
         return self._connection.execute(statement, parameters)
+
+    def executemany(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
+        for parameters in rows:
+            self.execute(statement, parameters)
 
 
 @pytest.mark.parametrize("operate", OPERATIONS.values(), ids=OPERATIONS.keys())
