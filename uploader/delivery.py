@@ -8,8 +8,8 @@ Nothing about one file is fatal. A `LedgerError` while files are taken in hand i
 file is begun; one that is already proven stored is deleted all the same, and its row is written later.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -21,7 +21,7 @@ from common.spool import Claim, Spool
 from uploader.limits import Sized
 from uploader.multipart import Aborted, Part, PartError
 from uploader.settling import Backoff, Fate, Report, Settling
-from uploader.taking import Rejection, Taken, Taking
+from uploader.taking import NotTaken, Rejection, Request, Taken, Taking
 from uploader.verdict import Answer, Kind, Split, Trouble, Verdict, judge
 
 __all__ = ["Aborted", "Backoff", "Client", "Delivery", "Fate", "Report", "Request"]
@@ -47,14 +47,6 @@ def believe(verdict: Verdict, http_status: int | None, claim: Claim) -> Verdict 
     """Take the archive at its word."""
     del http_status, claim
     return verdict
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A file to deliver, as the scheduler knows it. `settled`: nobody is writing to it any more."""
-
-    name: str
-    settled: bool
 
 
 class Delivery:
@@ -93,15 +85,9 @@ class Delivery:
         """
         self.record_late()
         report = Report()
-        taken: list[Taken] = []
-        try:
-            for request in requests:
-                self._take(request, taken, report)
+        with self._taken(requests, report) as taken:
             if taken:
                 self._send(taken, report, tries)
-        finally:
-            for one in taken:
-                one.claim.close()
         return report
 
     def charge(self, request: Request, trouble: Trouble) -> Report:
@@ -113,14 +99,9 @@ class Delivery:
             LedgerError: the ledger cannot be used now; nothing was counted.
         """
         report = Report()
-        taken: list[Taken] = []
-        self._take(request, taken, report)
-        for one in taken:
-            with one.claim:
-                verdict = Verdict(
-                    Kind.TEMPORARY, Cause.GAVE_UP, f"{trouble.detail}, for this instance only: others pass"
-                )
-                self._settling.settle([(one, verdict)], Answer(status=trouble.http_status), taken, report)
+        verdict = Verdict(Kind.TEMPORARY, Cause.GAVE_UP, f"{trouble.detail}, for this instance only: others pass")
+        with self._taken([request], report) as taken:
+            self._settling.settle([(one, verdict) for one in taken], Answer(status=trouble.http_status), taken, report)
         return report
 
     def record_late(self) -> None:
@@ -129,24 +110,32 @@ class Delivery:
 
     # U1
 
-    def _take(self, request: Request, taken: list[Taken], report: Report) -> None:
-        found = self._taking.take(request.name, settled=request.settled)
-        if isinstance(found, Taken):
-            # An answer names instances by UID: two files of one UID cannot go in one request.
-            if any(one.sop_instance_uid == found.sop_instance_uid for one in taken):
-                found.claim.close()
-                report.fates[request.name] = Fate.LATER
-                return
-            taken.append(found)
-            return
-        if found.rejection is not None:
-            try:
-                self._settling.reject(request.name, found.rejection, report)
-            finally:
-                if found.claim is not None:
-                    found.claim.close()
-            return
-        report.fates[request.name] = Fate.BUSY if found.busy else Fate.SETTLED if found.gone else Fate.UNSETTLED
+    @contextmanager
+    def _taken(self, requests: Sequence[Request], report: Report) -> Iterator[list[Taken]]:
+        """Those of the files that can be sent, ours for the length of the block; the fate of the others."""
+        found = self._taking.take(requests)
+        try:
+            yield list(self._to_send(found, report))
+        finally:
+            for one in found:
+                if one.claim is not None:
+                    one.claim.close()
+
+    def _to_send(self, found: Sequence[Taken | NotTaken], report: Report) -> Iterator[Taken]:
+        uids: set[str] = set()
+        for one in found:
+            if isinstance(one, NotTaken):
+                if one.rejection is not None:
+                    self._settling.reject(one.name, one.rejection, report)
+                else:
+                    report.fates[one.name] = Fate.BUSY if one.busy else Fate.SETTLED if one.gone else Fate.UNSETTLED
+            elif one.sop_instance_uid in uids:
+                # An answer names instances by UID: two files of one UID cannot go in one request.
+                one.claim.close()
+                report.fates[one.claim.name] = Fate.LATER
+            else:
+                uids.add(one.sop_instance_uid)
+                yield one
 
     # U2, U3
 

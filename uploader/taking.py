@@ -1,8 +1,9 @@
-"""Taking a file of incoming/ in hand (U1): claim it, know it, make sure that the ledger has it as owed."""
+"""Taking files of incoming/ in hand (U1): claim them, know them, make sure that the ledger has them as owed."""
 
 import errno
 import fcntl
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common import logs
@@ -14,6 +15,20 @@ from common.records import Cause, Event, Row, State
 from common.spool import Busy, Claim, Gone, NotAFile, Spool
 
 log = logs.get(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A file to deliver, as the scheduler knows it.
+
+    Attributes:
+        name: relative to incoming/.
+        settled: nobody is writing to it any more, as far as the scheduler can tell: it is read, and the ledger
+            corrected by what is in it. If not, only a file that a receiver has recorded is taken.
+    """
+
+    name: str
+    settled: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +54,7 @@ class Rejection:
 class NotTaken:
     """A file that is not to be sent now: busy, gone, rejected, or else still being written."""
 
+    name: str
     busy: bool = False
     gone: bool = False
     rejection: Rejection | None = None
@@ -46,48 +62,53 @@ class NotTaken:
 
 
 class Taking:
-    """Takes files in hand, one at a time; safe to call from several threads."""
+    """Takes files in hand; safe to call from several threads."""
 
     def __init__(self, spool: Spool, ledger: Ledger) -> None:
         self._spool = spool
         self._ledger = ledger
 
-    def take(self, name: str, *, settled: bool) -> Taken | NotTaken:
-        """Claim a file and make sure that it is whole, storable and in the ledger.
+    def take(self, requests: Sequence[Request]) -> list[Taken | NotTaken]:
+        """Claim files and make sure that each is whole, storable and in the ledger.
 
-        Args:
-            name: relative to incoming/.
-            settled: nobody is writing to it any more, as far as the scheduler can tell: it is read, and the ledger
-                corrected by what is in it. If not, only a file that a receiver has recorded is taken.
+        Returns:
+            One for each request, in their order. Whoever gets them closes the claims.
 
         Raises:
-            LedgerError: the ledger cannot be used now; the file stays as it is.
+            LedgerError: the ledger cannot be used now; the files stay as they are.
         """
+        claims: dict[str, Claim] = {}
         try:
-            claim = self._spool.claim(name)
-        except Busy:
-            return NotTaken(busy=True)
-        except Gone:
-            return NotTaken(gone=True)
-        except NotAFile:
-            detail = "expected a regular file, found a symbolic link, FIFO, socket or device"
-            return NotTaken(rejection=Rejection(Cause.NOT_A_FILE, detail, 0))
-        except OSError as error:
-            return _unreadable(error)
-        try:
-            return self._examine(claim, settled=settled)
+            found: dict[str, Taken | NotTaken] = {
+                request.name: self._claim(request.name, claims) for request in requests
+            }
+            recorded = [request.name for request in requests if not request.settled and request.name in claims]
+            rows = self._ledger.rows(recorded) if recorded else {}
+            for request in requests:
+                if (claim := claims.get(request.name)) is not None:
+                    found[request.name] = (
+                        self._adopt(claim) if request.settled else _as_recorded(claim, rows.get(request.name))
+                    )
+            return [found[request.name] for request in requests]
         except BaseException:
-            claim.close()
+            for claim in claims.values():
+                claim.close()
             raise
 
-    def _examine(self, claim: Claim, *, settled: bool) -> Taken | NotTaken:
-        if settled:
-            return self._adopt(claim)
-        row = self._ledger.rows([claim.name]).get(claim.name)
-        if row is not None and _is_owed(row, claim):
-            return Taken(claim, row.sop_instance_uid, row.attempts, row.received_at)
-        claim.close()
-        return NotTaken()
+    def _claim(self, name: str, claims: dict[str, Claim]) -> NotTaken:
+        """Put the claim on a file to the others; if there is none, say why."""
+        try:
+            claims[name] = self._spool.claim(name)
+        except Busy:
+            return NotTaken(name, busy=True)
+        except Gone:
+            return NotTaken(name, gone=True)
+        except NotAFile:
+            detail = "expected a regular file, found a symbolic link, FIFO, socket or device"
+            return NotTaken(name, rejection=Rejection(Cause.NOT_A_FILE, detail, 0))
+        except OSError as error:
+            return _unreadable(name, error)
+        return NotTaken(name)
 
     def _adopt(self, claim: Claim) -> Taken | NotTaken:
         """Read a file and make sure that the ledger has as owed what is in it."""
@@ -96,11 +117,12 @@ class Taking:
         except InstanceError as error:
             # Quiet for long, and yet somebody has it open for writing: a slow writer, not a bad file.
             if _open_for_writing(claim):
-                claim.close()
-                return NotTaken()
-            return NotTaken(rejection=Rejection(Cause(error.cause), str(error), claim.size_bytes), claim=claim)
+                return _not_yet(claim)
+            return NotTaken(
+                claim.name, rejection=Rejection(Cause(error.cause), str(error), claim.size_bytes), claim=claim
+            )
         except OSError as error:
-            return _unreadable(error, claim)
+            return _unreadable(claim.name, error, claim)
         event = self._ledger.adopt(claim.name, instance, claim.size_bytes)
         if event is not None:
             log.info(
@@ -121,18 +143,28 @@ class Taking:
             return read_part10(reader, claim.size_bytes)
 
 
-def _unreadable(error: OSError, claim: Claim | None = None) -> NotTaken:
+def _as_recorded(claim: Claim, row: Row | None) -> Taken | NotTaken:
+    """The file if its row is that of a receiver that has done with it; it is not read."""
+    if row is None or row.state is not State.INCOMING or row.size_bytes != claim.size_bytes or not row.sop_instance_uid:
+        return _not_yet(claim)
+    return Taken(claim, row.sop_instance_uid, row.attempts, row.received_at)
+
+
+def _not_yet(claim: Claim) -> NotTaken:
+    """Let go of a file that somebody is writing to."""
+    claim.close()
+    return NotTaken(claim.name)
+
+
+def _unreadable(name: str, error: OSError, claim: Claim | None = None) -> NotTaken:
     if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
         # This process is short of something: no fault of the file.
         if claim is not None:
             claim.close()
-        return NotTaken(busy=True)
+        return NotTaken(name, busy=True)
     detail = f"expected a readable file, found: {error.strerror}"
-    return NotTaken(rejection=Rejection(Cause.UNREADABLE, detail, claim.size_bytes if claim else 0), claim=claim)
-
-
-def _is_owed(row: Row, claim: Claim) -> bool:
-    return row.state is State.INCOMING and row.size_bytes == claim.size_bytes and row.sop_instance_uid != ""
+    size_bytes = claim.size_bytes if claim else 0
+    return NotTaken(name, rejection=Rejection(Cause.UNREADABLE, detail, size_bytes), claim=claim)
 
 
 def _open_for_writing(claim: Claim) -> bool:

@@ -18,7 +18,7 @@ from common.redaction import permit_patient_identifiers
 from common.spool import Claim
 from support.samples import make_instance
 from uploader.quarantining import Quarantining, Quotation
-from uploader.taking import Rejection, Taken, Taking
+from uploader.taking import Rejection, Request, Taken, Taking
 from uploader.verdict import Answer, StoreResponse
 
 NAME = "0.dcm"
@@ -39,7 +39,7 @@ def take(gateway: Gateway) -> Iterator[Callable[[str], Taken]]:
     claims: list[Claim] = []
 
     def take(name: str = NAME) -> Taken:
-        found = taking.take(name, settled=True)
+        found = taking.take([Request(name, settled=True)])[0]
         assert isinstance(found, Taken)
         claims.append(found.claim)
         return found

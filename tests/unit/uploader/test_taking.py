@@ -22,7 +22,7 @@ from common.errors import LedgerError
 from common.records import Cause, Event, Outcome, State
 from common.spool import Claim
 from support.samples import bundled_folder, make_instance
-from uploader.taking import NotTaken, Rejection, Taken, Taking
+from uploader.taking import NotTaken, Rejection, Request, Taken, Taking
 
 NAME = "0.dcm"
 
@@ -38,7 +38,7 @@ def take(taking: Taking) -> Iterator[Callable[..., Taken | NotTaken]]:
     claims: list[Claim] = []
 
     def take(name: str = NAME, *, settled: bool = True) -> Taken | NotTaken:
-        found = taking.take(name, settled=settled)
+        found = taking.take([Request(name, settled=settled)])[0]
         if found.claim is not None:
             claims.append(found.claim)
         return found
@@ -87,7 +87,7 @@ def test_a_file_with_a_receivers_name_but_no_row_is_looked_at_anew(gateway: Gate
     (uid,) = gateway.receive(1)
     (name,) = gateway.incoming()
     gateway.ledger.removed([name], State.INCOMING)
-    assert take(name, settled=False) == NotTaken()
+    assert take(name, settled=False) == NotTaken(name)
     assert is_claimable(gateway, name)
     found = take(name, settled=True)
     assert isinstance(found, Taken)
@@ -100,7 +100,7 @@ def test_a_receivers_row_of_another_size_is_not_believed(gateway: Gateway, take:
     (name,) = gateway.incoming()
     with open(gateway.spool.incoming / name, "ab") as file:
         file.write(b"\0" * 8)
-    assert take(name, settled=False) == NotTaken()
+    assert take(name, settled=False) == NotTaken(name)
 
 
 def test_attempts_so_far_are_known(gateway: Gateway, take: Take) -> None:
@@ -149,12 +149,12 @@ def test_a_busy_file_is_left_alone(gateway: Gateway, take: Take) -> None:
     """A file that another process has claimed is BUSY."""
     gateway.drop(1)
     with gateway.spool.claim(NAME):
-        assert take() == NotTaken(busy=True)
+        assert take() == NotTaken(NAME, busy=True)
 
 
 def test_a_file_that_is_gone(take: Take) -> None:
     """A file that is no longer there is gone, and nothing is recorded of it."""
-    assert take() == NotTaken(gone=True)
+    assert take() == NotTaken(NAME, gone=True)
 
 
 def symlink(path: Path) -> None:
@@ -229,7 +229,7 @@ def test_a_file_open_for_writing_is_not_rejected(gateway: Gateway, take: Take, p
     path = gateway.spool.incoming / NAME
     put(path)
     with open(path, "r+b"):
-        assert take() == NotTaken()
+        assert take() == NotTaken(NAME)
         assert is_claimable(gateway)
     found = take()
     assert isinstance(found, NotTaken)
@@ -259,7 +259,7 @@ def test_a_writer_who_comes_at_the_wrong_moment_kills_nobody(tmp_path: Path) -> 
         from pathlib import Path
         from common.ledger import Ledger
         from common.spool import Spool
-        from uploader.taking import Taking
+        from uploader.taking import Request, Taking
         spool = Spool(Path(sys.argv[1]))
         spool.prepare()
         path = spool.incoming / "bad.dcm"
@@ -274,7 +274,7 @@ def test_a_writer_who_comes_at_the_wrong_moment_kills_nobody(tmp_path: Path) -> 
                     print("lease broken")
             return result
         fcntl.fcntl = meddling
-        print(Taking(spool, Ledger(spool.ledger)).take("bad.dcm", settled=True).rejection.cause)
+        print(Taking(spool, Ledger(spool.ledger)).take([Request("bad.dcm", settled=True)])[0].rejection.cause)
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "spool")],
@@ -300,7 +300,7 @@ def test_running_out_of_descriptors_is_no_fault_of_a_file(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "open" if where == "claim" else "dup", fail)
-        assert take() == NotTaken(busy=True)
+        assert take() == NotTaken(NAME, busy=True)
     assert is_claimable(gateway)
 
 
@@ -314,7 +314,7 @@ def test_the_limit_of_descriptors_quarantines_nothing(gateway: Gateway, taking: 
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, hard))
     try:
         for number in range(40):
-            found = taking.take(f"{number}.dcm", settled=True)
+            found = taking.take([Request(f"{number}.dcm", settled=True)])[0]
             if found.claim is not None:
                 claims.append(found.claim)
             if isinstance(found, NotTaken):
@@ -344,7 +344,7 @@ def test_a_file_that_may_not_be_opened_is_rejected(
     monkeypatch.setattr(os, "open", fail)
     found = take()
     assert found == NotTaken(
-        rejection=Rejection(Cause.UNREADABLE, "expected a readable file, found: Permission denied", 0)
+        NAME, rejection=Rejection(Cause.UNREADABLE, "expected a readable file, found: Permission denied", 0)
     )
 
 
@@ -384,7 +384,7 @@ def test_without_the_ledger_nothing_is_taken(
     monkeypatch.setattr(gateway.ledger, "adopt", fail)
     monkeypatch.setattr(gateway.ledger, "rows", fail)
     with pytest.raises(LedgerError):
-        taking.take(NAME, settled=settled)
+        taking.take([Request(NAME, settled=settled)])
     assert is_claimable(gateway)
 
 
