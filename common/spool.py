@@ -264,6 +264,7 @@ class Claim:
         self.fd = fd
         self.name = name
         self.signature = signature
+        self.deleted = False
 
     @property
     def size_bytes(self) -> int:
@@ -295,6 +296,7 @@ class Claim:
         """
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
+        self.deleted = True
 
     def close(self) -> None:
         """Drop the claim."""

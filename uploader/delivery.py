@@ -18,6 +18,7 @@ from common.errors import LedgerError
 from common.ledger import Ledger
 from common.records import Cause
 from common.spool import Claim, Spool
+from uploader.closing import Closing
 from uploader.limits import Sized
 from uploader.multipart import Aborted, Part, PartError
 from uploader.settling import Backoff, Fate, Report, Settling
@@ -75,6 +76,7 @@ class Delivery:
         self._confirm = confirm
         self._backoff = backoff
         self._taking = Taking(spool, ledger)
+        self._closing = Closing()
         self._settling = Settling(spool, ledger, backoff, now)
 
     def deliver(self, requests: Sequence[Request], *, tries: int = 3) -> Report:
@@ -117,9 +119,7 @@ class Delivery:
         try:
             yield list(self._to_send(found, report))
         finally:
-            for one in found:
-                if one.claim is not None:
-                    one.claim.close()
+            self._closing.close([one.claim for one in found if one.claim is not None])
 
     def _to_send(self, found: Sequence[Taken | NotTaken], report: Report) -> Iterator[Taken]:
         uids: set[str] = set()
