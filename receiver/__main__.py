@@ -4,11 +4,14 @@ Exit status: 0 after a stop by SIGTERM or SIGINT, 1 if the spool, the ledger or 
 second signal, 2 for a broken configuration.
 """
 
+import contextlib
 import os
+import queue
 import resource
 import signal
 import socket
 import sys
+import threading
 import time
 
 from common import logs
@@ -56,16 +59,38 @@ def main(argv: list[str]) -> int:
         log.error("cannot start", reason=_cannot_listen(config, error))
         return 1
     scp.start()
-    exit_status = _serve(scp, config.receiver.shutdown_seconds)
+    exit_status = _serve(scp, _signals(), config.receiver.shutdown_seconds)
     intake.close()
     ledger.close()
     log.info("stopped")
     return exit_status
 
 
-def _serve(scp: StorageScp, shutdown_seconds: float) -> int:
+def _signals() -> "queue.SimpleQueue[int]":
+    """Gets every signal to stop, of which no thread but one of its own is told.
+
+    Not by signal.sigtimedwait: interrupted when its time is over, as by SIGCONT, it tells of a signal that never came.
+    """
+    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def wait() -> None:
+        while True:
+            signals.put(signal.sigwait(_STOP))
+
+    threading.Thread(target=wait, name="signals", daemon=True).start()
+    return signals
+
+
+def _got(signals: "queue.SimpleQueue[int]", seconds: float) -> bool:
+    with contextlib.suppress(queue.Empty):
+        signals.get(timeout=seconds)
+        return True
+    return False
+
+
+def _serve(scp: StorageScp, signals: "queue.SimpleQueue[int]", shutdown_seconds: float) -> int:
     """Wait for a signal and stop gracefully; the exit status."""
-    while signal.sigtimedwait(_STOP, _LOOK_SECONDS) is None:
+    while not _got(signals, _LOOK_SECONDS):
         if not scp.is_accepting:
             log.error("stopping: connections are no longer accepted")
             return 1
@@ -73,7 +98,7 @@ def _serve(scp: StorageScp, shutdown_seconds: float) -> int:
     deadline = time.monotonic() + shutdown_seconds
     scp.stop_accepting()
     while scp.associations and time.monotonic() < deadline:
-        if signal.sigtimedwait(_STOP, 0.05) is not None:
+        if _got(signals, 0.05):
             log.warning("stopped at once by a second signal", associations=scp.associations)
             os._exit(1)
     if aborted := scp.abort():

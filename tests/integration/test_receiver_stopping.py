@@ -43,6 +43,21 @@ def test_a_signal_stops_an_idle_receiver(make_pipeline: MakePipeline, number: si
         Peer(pipeline.port)
 
 
+def test_a_receiver_that_was_suspended_goes_on(make_pipeline: MakePipeline) -> None:
+    """SIGSTOP and SIGCONT, as a debugger, a shell or a freezer uses them, are no wish to stop."""
+    pipeline, process = start(make_pipeline)
+    process.popen.send_signal(signal.SIGSTOP)
+    time.sleep(1.5)
+    process.popen.send_signal(signal.SIGCONT)
+    for _ in range(2):
+        time.sleep(0.5)
+        with Peer(pipeline.port) as peer:
+            peer.associate()
+            assert peer.store(instance()).Status == 0x0000
+            peer.release()
+    assert process.stop(10) == 0
+
+
 def test_a_silent_connection_does_not_delay_a_stop(make_pipeline: MakePipeline) -> None:
     """Who has not asked for an association is not waited for."""
     pipeline, process = start(make_pipeline, shutdown_seconds=600, acse_timeout_seconds=600)
