@@ -40,7 +40,7 @@ run: $(STAMP) ## receiver and uploader by the Procfile, with your pipeline.ini (
 	@$(BIN)/honcho start
 
 test: $(DEV_STAMP) ## every test; what needs Debian packages is skipped where they are missing
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 4 --dist loadfile $(PYTEST_ARGS)
 
 check: $(DEV_STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

@@ -6,6 +6,11 @@ from collections.abc import Generator
 import pytest
 
 
+def pytest_configure() -> None:
+    """Output is as wide as it is by itself, whatever the terminal in front of the tests, or pytest's worker, says."""
+    os.environ.pop("COLUMNS", None)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
@@ -14,6 +19,8 @@ def pytest_runtest_makereport(
     if report.skipped and os.environ.get("STOWGATE_NO_SKIPS") and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped, where STOWGATE_NO_SKIPS is set: {report.longrepr}"
+    # Tests log lone surrogates on purpose, and a report goes from process to process as UTF-8.
+    report.sections = [(title, text.encode("utf-8", "backslashreplace").decode()) for title, text in report.sections]
     return report
 
 
