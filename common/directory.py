@@ -14,7 +14,9 @@ def is_ours(name: str) -> bool:
 
 def is_hidden(name: str) -> bool:
     """Tell whether any component of a relative path is not ours to touch: starts with a dot, or is *.part."""
-    return any(part.startswith(".") or part.endswith(".part") for part in name.split("/"))
+    if "/" not in name:
+        return name.startswith(".") or name.endswith(".part")
+    return any(is_hidden(part) for part in name.split("/"))
 
 
 def sync_directory(path: Path) -> None:

@@ -181,7 +181,7 @@ class Spool:
         if is_hidden(name) or not self._is_ours_to_enter(name.rpartition("/")[0]):
             return None
         try:
-            status = os.lstat(self.incoming / name)
+            status = os.lstat(f"{self._incoming}/{name}")
         except OSError:
             return None
         if stat.S_ISDIR(status.st_mode):

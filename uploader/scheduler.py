@@ -8,8 +8,9 @@ Nothing is fatal here. A ledger or a spool that cannot be used is said once a mi
 
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 
 from common import logs
@@ -31,6 +32,8 @@ log = logs.get(__name__)
 
 # Instances that come one by one would else go one by one, each with a request, a commit and a flush of its own.
 _GATHER_SECONDS = 0.05
+# While they gather, what is seen of them is taken in together: each waking costs more than all that it finds.
+_LULL_SECONDS = 0.025
 _BUSY_SECONDS = 1.0  # another process has the file: look again
 _LEDGER_SECONDS = 2.0  # the ledger cannot be used: try again
 _LOG_SECONDS = 60.0  # the same complaint at most once in so long
@@ -106,7 +109,7 @@ class Scheduler:
         deadline = self._monotonic() + seconds
         while self._under_way:
             try:
-                self._take_in(self._queue.get(timeout=max(0.0, deadline - self._monotonic())))
+                self._take_in(self._queue.get(timeout=max(0.0, deadline - self._monotonic())), {})
             except queue.Empty:
                 return False
         return True
@@ -125,20 +128,28 @@ class Scheduler:
             due.append(probe)
         if self._backlog.ready and self._has_thread and self._gathers(now):
             due.append(self._gather_until)
-        try:
-            self._take_in(self._queue.get(timeout=max(0.0, min(due) - now)))
+        seen: dict[str, Seen] = {}
+        with suppress(queue.Empty):
+            self._take_in(self._queue.get(timeout=max(0.0, min(due) - now)), seen)
+            if self._gathers(now):
+                time.sleep(_LULL_SECONDS)
             for _ in range(10_000):
-                self._take_in(self._queue.get_nowait())
-        except queue.Empty:
-            pass
+                self._take_in(self._queue.get_nowait(), seen)
+        self._look_at(seen)
 
-    def _take_in(self, what: Seen | Rescan | Finished | Stop) -> None:
+    def _look_at(self, seen: Mapping[str, Seen]) -> None:
+        """Look once at each file of which there was something to see, as the last of its events tells it."""
         now = self._monotonic()
-        if isinstance(what, Seen):
+        for what in seen.values():
             if what.folder:
                 self._reconciling.scan_folder(what.name, now)
             elif (found := self._spool.look(what.name)) is not None:
                 self._backlog.see(found, now, closed=what.closed)
+
+    def _take_in(self, what: Seen | Rescan | Finished | Stop, seen: dict[str, Seen]) -> None:
+        now = self._monotonic()
+        if isinstance(what, Seen):
+            seen[what.name] = what
         elif isinstance(what, Finished):
             if what.report is not None:
                 self._capacity.learn(what.report, what.begun, now, max(what.beside, self._under_way))

@@ -154,6 +154,39 @@ def test_a_file_that_is_seen_goes_when_it_is_quiet(patient: Gateway) -> None:
         assert 0.25 < time.monotonic() - begun < 1.5
 
 
+def test_many_events_about_one_file_are_one_look(patient: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes together is taken in together: the file is looked at as it is now."""
+    looks: Counter[str] = Counter()
+    look = patient.spool.look
+
+    def counted(name: str) -> Any:
+        looks[name] += 1
+        return look(name)
+
+    monkeypatch.setattr(patient.spool, "look", counted)
+    for _ in range(100):
+        patient.scheduler.notice(Seen("gone.dcm"))
+    with patient.running():
+        until(lambda: looks["gone.dcm"] > 0 and patient.scheduler._queue.empty())
+    assert looks == {"gone.dcm": 1}
+
+
+def test_of_events_that_come_together_the_last_tells(gateway: Gateway) -> None:
+    """Closed, and then replaced by another of its name that may still be written: it is waited for."""
+    gateway.spool_config = SpoolConfig(settle_seconds=600, rescan_seconds=600)
+    gateway.assemble()
+    make_instance(gateway.spool.incoming / "0.dcm")
+    gateway.scheduler.notice(Seen("0.dcm", closed=True))
+    gateway.scheduler.notice(Seen("0.dcm"))
+    uid = make_instance(gateway.spool.incoming / "2.dcm")
+    gateway.scheduler.notice(Seen("2.dcm"))
+    gateway.scheduler.notice(Seen("2.dcm", closed=True))
+    with gateway.running():
+        until(lambda: len(gateway.archive.stored) > 0)
+    assert gateway.archive.stored == {uid: 1}
+    assert gateway.incoming() == {"0.dcm"}
+
+
 def test_a_folder_that_is_seen_is_looked_into(patient: Gateway) -> None:
     """The event of a folder brings in the files in it."""
     with patient.running():
