@@ -4,6 +4,8 @@
     ├── ConfigError                pipeline.ini or the environment, with every problem found
     ├── SpoolError                 the spool directory cannot be used
     ├── LedgerError                the ledger cannot be read or written now
+    │   ├── LedgerFlushError       what was committed may be lost in a power cut
+    │   ├── LedgerRowError         the ledger refuses this row; others can be written
     │   └── LedgerVersionError     the ledger was written by a newer Stowgate
     └── InstanceError              a file or dataset is no storable instance; carries its cause
         ├── NotDicomError
@@ -37,6 +39,14 @@ class SpoolError(StowgateError):
 
 class LedgerError(StowgateError):
     """The ledger cannot be read or written now."""
+
+
+class LedgerFlushError(LedgerError):
+    """It is committed, but the log could not be flushed: a power cut may take it."""
+
+
+class LedgerRowError(LedgerError):
+    """The ledger refuses this very row; others can be written."""
 
 
 class LedgerVersionError(LedgerError):

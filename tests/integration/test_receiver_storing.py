@@ -301,12 +301,12 @@ def test_a_ledger_that_fails_is_a700_until_it_works_again(pipeline: Pipeline) ->
         peer.associate()
         for path in pipeline.spool.directory.glob("ledger.db*"):
             path.unlink()
-        pipeline.spool.ledger.write_bytes(b"no database" * 1000)
+        pipeline.spool.ledger.mkdir()
         answer = peer.store(instance())
         assert answer.Status == 0xA700
         assert answer.ErrorComment
         assert pipeline.incoming() == []
-        pipeline.spool.ledger.unlink()
+        pipeline.spool.ledger.rmdir()
         assert peer.store(instance()).Status == 0x0000
         peer.release()
     assert len(pipeline.rows()) == len(pipeline.incoming()) == 1
