@@ -8,10 +8,12 @@ import contextlib
 import fcntl
 import os
 import uuid
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from common.directory import sync_directory
+from common.directory import HeldDirectory
 from common.writeback import start_writing
 
 _WRITE_AT_ONCE = 256 * 1024  # bytes; less is left for one write at the end
@@ -28,6 +30,8 @@ class Staging:
     def __init__(self, path: Path, incoming: Path) -> None:
         self.path = path
         self.incoming = incoming
+        self._names = HeldDirectory(incoming)
+        self._left: deque[str] = deque()  # files that could not be removed when they were withdrawn
 
     def open(self) -> "Staged":
         """Open a new file in staging/ under a random name (R1), claimed from its first byte.
@@ -35,13 +39,16 @@ class Staging:
         Raises:
             OSError: staging/ cannot be written (ENOSPC, EROFS, …).
         """
+        self._names.hold()
+        if self._left:
+            self._remove_left()
         while True:
             name = uuid.uuid4().hex + ".dcm"
             path = f"{self.path}/{name}"
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                staged = Staged(path, f"{self.incoming}/{name}", fd)
+                staged = Staged(path, f"{self.incoming}/{name}", fd, self._left.append)
                 # A sweep may have claimed and unlinked it between the two calls.
                 if staged.is_there():
                     return staged
@@ -53,6 +60,18 @@ class Staging:
                     os.unlink(path)
                 raise
             os.close(fd)
+
+    def _remove_left(self) -> None:
+        with contextlib.suppress(IndexError, OSError):
+            while True:
+                path = self._left.popleft()
+                try:
+                    os.unlink(path)
+                except FileNotFoundError:
+                    pass
+                except OSError:
+                    self._left.append(path)
+                    raise
 
     def sweep(self) -> int:
         """Remove what a dead receiver left in staging/, and count it. Files of a living one are claimed and stay."""
@@ -72,8 +91,14 @@ class Staging:
         return removed
 
     def sync_incoming(self) -> None:
-        """Flush the directory incoming/ itself (R4): every rename into it before this call is then durable."""
-        sync_directory(self.incoming)
+        """Flush the directory incoming/ itself (R4): every rename into it before this call is then durable.
+
+        By one thread at a time. When it fails, the renames before it may never become durable, whatever is said later.
+
+        Raises:
+            OSError: incoming/ cannot be flushed.
+        """
+        self._names.sync()
 
 
 class Staged:
@@ -84,8 +109,9 @@ class Staged:
     nothing may be trusted on this descriptor: `withdraw`.
     """
 
-    def __init__(self, path: str, target: str, fd: int) -> None:
+    def __init__(self, path: str, target: str, fd: int, left: Callable[[str], None] = lambda _: None) -> None:
         self._fd = fd
+        self._left = left
         self._path = path
         self._target = target
         self._started = 0  # bytes whose way to the disk has begun
@@ -128,8 +154,15 @@ class Staged:
 
     def withdraw(self) -> None:
         """Remove the file, wherever it is by now: it was not acknowledged, the sender still has it."""
-        with contextlib.suppress(OSError):
+        try:
             os.unlink(self._path)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            # Such as on a disk that has become read-only. In incoming/ it stays and is delivered unasked; in staging/
+            # it would be in the way until the next start.
+            if self._path != self._target:
+                self._left(self._path)
         self.close()
 
     def close(self) -> None:

@@ -3,12 +3,17 @@
 Whoever comes while nobody is at it leads: it commits itself and all who wait by then, then hands on to the first who
 came meanwhile. So an association alone never waits for another thread, and nobody waits longer than for the
 group under way and its own.
+
+A flush that fails fails for every rename before it, those that were not waiting for it among them: the kernel takes the
+directory for written from then on, and the next flush finds nothing to do.
 """
 
+import errno
+import os
 import threading
 from collections.abc import Sequence
 
-from common.errors import LedgerError
+from common.errors import LedgerError, LedgerRowError
 from common.ledger import Ledger
 from common.records import Receipt
 from common.staging import Staging
@@ -17,10 +22,11 @@ from common.staging import Staging
 class _Waiting:
     """One instance that is renamed: what became of it, and the lock that its thread sleeps on."""
 
-    __slots__ = ("error", "leads", "receipt", "wake")
+    __slots__ = ("error", "failed_flushes", "leads", "receipt", "wake")
 
-    def __init__(self, receipt: Receipt) -> None:
+    def __init__(self, receipt: Receipt, failed_flushes: int) -> None:
         self.receipt = receipt
+        self.failed_flushes = failed_flushes
         self.error: BaseException | None = None
         self.leads = False
         self.wake = threading.Lock()
@@ -41,15 +47,25 @@ class GroupCommit:
         self._lock = threading.Lock()
         self._waiting: list[_Waiting] = []
         self._led = False
+        self._failed_flushes = 0
 
-    def commit(self, receipt: Receipt) -> None:
+    @property
+    def failed_flushes(self) -> int:
+        """How many flushes of incoming/ have failed so far; to be asked for before the rename."""
+        return self._failed_flushes
+
+    def commit(self, receipt: Receipt, failed_flushes: int) -> None:
         """Make the rename durable and record it. When this returns, the instance may be acknowledged.
 
+        Args:
+            receipt: of the instance.
+            failed_flushes: what the property of that name was before the rename.
+
         Raises:
-            OSError: incoming/ cannot be flushed.
+            OSError: incoming/ cannot be flushed, or could not since the rename.
             LedgerError: it cannot be recorded.
         """
-        mine = _Waiting(receipt)
+        mine = _Waiting(receipt, failed_flushes)
         with self._lock:
             self._waiting.append(mine)
             mine.leads = not self._led
@@ -79,16 +95,28 @@ class GroupCommit:
                 each.wake.release()
 
     def _commit_group(self, group: Sequence[_Waiting]) -> None:
-        # Not tried again: the kernel reports a failed flush once, and says yes the next time.
-        self._staging.sync_incoming()
         try:
-            self._ledger.received(*(each.receipt for each in group))
-        except LedgerError:
-            if len(group) == 1:
-                raise
-            # What one of them brings must not harm the others.
-            for each in group:
-                try:
-                    self._ledger.received(each.receipt)
-                except LedgerError as error:
-                    each.error = error
+            self._staging.sync_incoming()
+        except BaseException:
+            self._failed_flushes += 1
+            raise
+        durable = [each for each in group if each.failed_flushes == self._failed_flushes]
+        for each in group:
+            if each.failed_flushes != self._failed_flushes:
+                each.error = OSError(errno.EIO, os.strerror(errno.EIO))
+        try:
+            if durable:
+                self._ledger.received(*(each.receipt for each in durable))
+        except LedgerError as error:
+            # What one of them brings must not harm the others. A ledger that nobody can write is not asked again
+            # for each: with one that is locked, everybody would wait for everybody's time to run out.
+            alone = len(durable) == 1 or not isinstance(error, LedgerRowError)
+            for each in durable:
+                each.error = error if alone else self._record(each.receipt)
+
+    def _record(self, receipt: Receipt) -> LedgerError | None:
+        try:
+            self._ledger.received(receipt)
+        except LedgerError as error:
+            return error
+        return None

@@ -142,8 +142,9 @@ class Reception:
             staged.begin_flush()
             instance = self._identify()
             staged.sync()
+            failed_flushes = self._commits.failed_flushes
             staged.rename()
-            self._commits.commit(Receipt(staged.name, instance, sender, staged.size_bytes))
+            self._commits.commit(Receipt(staged.name, instance, sender, staged.size_bytes), failed_flushes)
         except BaseException:
             self.discard()
             raise

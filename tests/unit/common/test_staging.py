@@ -176,6 +176,7 @@ def test_a_file_that_cannot_be_claimed_is_not_left_behind(spool: Spool, monkeypa
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
+    spool.staging.open().withdraw()  # the first one opens incoming/ too
     monkeypatch.setattr(fcntl, "flock", refuse)
     descriptors = len(os.listdir("/proc/self/fd"))
     with pytest.raises(OSError, match="No locks"):
@@ -214,6 +215,7 @@ def _fail_to_record(staged: Staged, spool: Spool) -> None:
 )
 def test_a_withdrawn_file_is_gone_after_any_step(spool: Spool, steps: Callable[[Staged, Spool], None]) -> None:
     """What was not acknowledged is removed wherever it is by then, and its claim is dropped."""
+    spool.staging.open().withdraw()  # the first one opens incoming/ too
     descriptors = len(os.listdir("/proc/self/fd"))
     staged = spool.staging.open()
     steps(staged, spool)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import LedgerError
+from common.errors import LedgerError, LedgerRowError
 from common.instance import Instance
 from common.ledger import Ledger
 from common.records import Receipt, Sender
@@ -30,6 +30,7 @@ class HeldStaging(Staging):
         self.begun = 0
         self.go = threading.Semaphore(0)
         self.error: OSError | None = None
+        self.errors: list[OSError] = []  # of the next flushes
 
     def sync_incoming(self) -> None:
         """Flush when it is let go."""
@@ -37,6 +38,8 @@ class HeldStaging(Staging):
         assert self.go.acquire(timeout=10)
         if self.error is not None:
             raise self.error
+        if self.errors:
+            raise self.errors.pop(0)
 
 
 class Book(Ledger):
@@ -46,12 +49,15 @@ class Book(Ledger):
         self.asked: list[list[str]] = []
         self.recorded: list[str] = []
         self.refused: set[str] = set()
+        self.locked = False
 
     def received(self, *receipts: Receipt) -> None:
         """Record all or none."""
         names = [one.file_name for one in receipts]
         self.asked.append(names)
         if self.refused & set(names):
+            raise LedgerRowError("the ledger refuses the row")
+        if self.locked:
             raise LedgerError("the ledger cannot be used now")
         self.recorded += names
 
@@ -70,7 +76,7 @@ class Crowd:
         with ThreadPoolExecutor(len(self.names)) as pool:
             outcomes: dict[str, Future[None]] = {}
             for number, name in enumerate(self.names):
-                outcomes[name] = pool.submit(self.commits.commit, receipt(name))
+                outcomes[name] = pool.submit(self.commits.commit, receipt(name), 0)
                 # The first has begun to flush; each of the others is in the queue.
                 wait_for(lambda number=number: len(self.commits._waiting) == number and self.staging.begun == 1)
             before_last()
@@ -83,7 +89,7 @@ def test_one_alone_is_committed_by_its_own_thread() -> None:
     crowd = Crowd(["a"])
     crowd.staging.go.release()
     threads = threading.active_count()
-    crowd.commits.commit(receipt("a"))
+    crowd.commits.commit(receipt("a"), 0)
     assert (crowd.staging.begun, crowd.book.asked) == (1, [["a"]])
     assert threading.active_count() == threads
 
@@ -114,8 +120,31 @@ def test_a_flush_that_fails_fails_for_all_who_shared_it() -> None:
     assert (crowd.staging.begun, crowd.book.asked) == (2, [])
     crowd.staging.error = None
     crowd.staging.go.release()
-    crowd.commits.commit(receipt("d"))
+    crowd.commits.commit(receipt("d"), crowd.commits.failed_flushes)
     assert crowd.book.recorded == ["d"]
+
+
+def test_what_was_renamed_before_a_flush_that_failed_is_never_acknowledged() -> None:
+    """The kernel says once that it failed, then yes: whoever waits for the next flush is refused all the same."""
+    crowd = Crowd(["a", "b", "c"])
+    crowd.staging.errors = [OSError(5, "Input/output error")]
+    outcomes = crowd.run()
+    assert {str(error) for error in outcomes.values()} == {"[Errno 5] Input/output error"}
+    assert (crowd.staging.begun, crowd.book.asked) == (2, [])
+    crowd.staging.go.release(2)
+    with pytest.raises(OSError, match="Input/output"):
+        crowd.commits.commit(receipt("renamed before"), 0)
+    crowd.commits.commit(receipt("renamed after"), crowd.commits.failed_flushes)
+    assert crowd.book.recorded == ["renamed after"]
+
+
+def test_a_ledger_that_nobody_can_write_is_asked_once_for_all() -> None:
+    """One that is locked takes its time to say so: not that time for each of those who wait."""
+    crowd = Crowd(["a", "b", "c", "d"])
+    crowd.book.locked = True
+    outcomes = crowd.run()
+    assert {type(error) for error in outcomes.values()} == {LedgerError}
+    assert crowd.book.asked == [["a"], ["b", "c", "d"]]
 
 
 def test_a_row_that_the_ledger_refuses_harms_no_other() -> None:
@@ -141,7 +170,7 @@ def test_an_error_that_nobody_foresaw_reaches_everybody_and_ends_nothing(monkeyp
         outcomes = crowd.run()
     assert {type(error) for error in outcomes.values()} == {ZeroDivisionError}
     crowd.staging.go.release()
-    crowd.commits.commit(receipt("d"))
+    crowd.commits.commit(receipt("d"), crowd.commits.failed_flushes)
     assert crowd.book.recorded == ["d"]
 
 
@@ -153,6 +182,6 @@ def test_many_threads_lose_nothing(tmp_path: Path) -> None:
     commits = GroupCommit(Staging(tmp_path / "staging", tmp_path / "incoming"), ledger)
     names = [f"{number}.dcm" for number in range(400)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda name: commits.commit(receipt(name)), names))
+        list(pool.map(lambda name: commits.commit(receipt(name), 0), names))
     assert ledger.rows(names).keys() == set(names)
     ledger.close()

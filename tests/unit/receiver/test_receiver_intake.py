@@ -64,12 +64,12 @@ def nothing_is_left(spool: Spool, ledger: Ledger) -> bool:
 
 
 def open_files_of(spool: Spool) -> list[str]:
-    """What this process holds open in staging/ and incoming/, deleted files among them."""
+    """What this process holds open below staging/ and incoming/, deleted files among them."""
     paths = []
     for number in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             paths.append(os.readlink(f"/proc/self/fd/{number}"))
-    return [path for path in paths if path.startswith((str(spool.staging.path), str(spool.incoming)))]
+    return [path for path in paths if path.startswith((f"{spool.staging.path}/", f"{spool.incoming}/"))]
 
 
 def test_an_instance_is_stored_as_it_came(intake: Intake, spool: Spool, ledger: Ledger) -> None:
