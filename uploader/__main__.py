@@ -22,6 +22,7 @@ from uploader.backlog import Backlog
 from uploader.delivery import Backoff, Delivery
 from uploader.destination import Destination
 from uploader.progress import Progress
+from uploader.rebuilding import Rebuilding
 from uploader.reconciling import Reconciling
 from uploader.retrieve import Archive
 from uploader.scheduler import Rescan, Scheduler, Seen
@@ -58,6 +59,7 @@ def raise_descriptor_limit() -> None:
 class _Uploader:
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._stopped = threading.Event()
         spool = Spool(config.spool.directory, config.spool.min_free)
         spool.prepare()
         spool.quarantine.sweep()
@@ -80,6 +82,7 @@ class _Uploader:
                 backlog,
                 backoff_max=options.backoff_max_seconds,
                 empty_folder_seconds=config.spool.rescan_seconds,
+                enter=Rebuilding(spool, ledger, self._stopped).enter,
             ),
             spool_config=config.spool,
             config=options,
@@ -89,7 +92,6 @@ class _Uploader:
             lambda name, closed, folder: self._scheduler.notice(Seen(name, closed, folder)),
             lambda: self._scheduler.notice(Rescan()),
         )
-        self._stopped = threading.Event()
 
     def run(self) -> int:
         signal.signal(signal.SIGTERM, self._signal)

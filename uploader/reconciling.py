@@ -5,14 +5,14 @@ that a person took away become `removed`, files in quarantine/ without a row get
 a file leaves incoming/, so a row that says `incoming` without a file has only that one meaning.
 """
 
-import errno
-import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 from common import logs
+from common.directory import is_ours
 from common.ledger import Ledger
 from common.records import Owed, State, ledger_name
+from common.repair import follow_quarantine, remove_missing
 from common.spool import Found, Spool
 from uploader.backlog import Backlog
 from uploader.entry import origin_of
@@ -30,6 +30,7 @@ class Reconciling:
         backoff_max: seconds; a due time further off than this is taken for a clock that was wrong.
         empty_folder_seconds: how long a folder dropped by hand must be empty before it is removed.
         now: the wall clock, an aware datetime.
+        enter: has files of incoming/ that a receiver stored entered into the ledger, by and by.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Reconciling:
         backoff_max: float,
         empty_folder_seconds: float,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        enter: Callable[[set[str]], None] = lambda _: None,
     ) -> None:
         self._spool = spool
         self._ledger = ledger
@@ -48,6 +50,8 @@ class Reconciling:
         self._backoff_max = backoff_max
         self._empty_folder_seconds = empty_folder_seconds
         self._now = now
+        self._enter = enter
+        self._unknown: set[str] | None = None
         self._empty_since: dict[str, tuple[int, float]] = {}
 
     def scan(self, monotonic: float) -> None:
@@ -65,11 +69,28 @@ class Reconciling:
             raise
         found = list(self._spool.scan())
         self._see(found, owed, monotonic)
-        present = {ledger_name(one.name) for one in found}
-        missing = [name for name in owed if name not in present]
-        self._removed([name for name in missing if not self._is_there(name)], State.INCOMING)
-        self._look_at_quarantine()
+        labels = {ledger_name(one.name): one.name for one in found}
+        self._say_removed(State.INCOMING, remove_missing(self._spool, self._ledger, owed, labels))
+        self._enter_unknown({name for label, name in labels.items() if label not in owed and is_ours(name)})
+        adopted, removed = follow_quarantine(self._spool, self._ledger)
+        if adopted:
+            log.warning("found in quarantine without a row, and entered", files=adopted)
+        self._say_removed(State.QUARANTINE, removed)
         self._remove_empty_folders(monotonic)
+
+    def _enter_unknown(self, unknown: set[str]) -> None:
+        """Have the files that a receiver stored, and that have no row, entered into the ledger: it was lost.
+
+        At first all of them; later those that had none at the last scan either, since a receiver writes the row last.
+        """
+        lost = unknown if self._unknown is None else unknown & self._unknown
+        self._unknown = unknown
+        if lost:
+            self._enter(lost)
+
+    def _say_removed(self, state: State, count: int) -> None:
+        if count:
+            log.warning("taken away by somebody else", folder=state.value, files=count)
 
     def scan_folder(self, name: str, monotonic: float) -> None:
         """Take note of the files in a folder that appeared in incoming/."""
@@ -96,34 +117,6 @@ class Reconciling:
         except (ValueError, TypeError):
             return 0.0
         return seconds if 0 < seconds <= self._backoff_max else 0.0
-
-    def _is_there(self, name: str) -> bool:
-        """Tell whether a file is in incoming/, or may be: a disk that fails says nothing about it."""
-        try:
-            os.lstat(self._spool.incoming / name)
-        except OSError as error:
-            return error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
-        return True
-
-    def _removed(self, names: list[str], state: State) -> None:
-        if names and (count := self._ledger.removed(names, state)):
-            log.warning("taken away by somebody else", folder=state.value, files=count)
-
-    def _look_at_quarantine(self) -> None:
-        quarantine = self._spool.quarantine
-        rows = self._ledger.due_times(State.QUARANTINE)
-        there = {ledger_name(name): name for name in quarantine.names()}
-        for label, name in there.items():
-            # One that is in incoming/ too is owed, and its row says so.
-            if label not in rows and not self._is_there(name):
-                try:
-                    size_bytes = os.lstat(quarantine.path / name).st_size
-                except OSError:
-                    continue
-                self._ledger.adopt_quarantined(name, size_bytes, quarantine.read_reason(name))
-        # A file on its way to quarantine/ has its row already: look in incoming/ first, then there again.
-        gone = [name for name in rows if name not in there and not self._is_there(name) and not quarantine.holds(name)]
-        self._removed(gone, State.QUARANTINE)
 
     def _remove_empty_folders(self, monotonic: float) -> None:
         empty = dict(self._spool.empty_folders())

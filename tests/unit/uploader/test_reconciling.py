@@ -58,6 +58,33 @@ def places(gateway: Gateway) -> set[str]:
 # What the backlog gets
 
 
+def test_what_a_receiver_stored_and_the_ledger_lost_is_entered(gateway: Gateway) -> None:
+    """All of it at the first scan; later what had no row at the scan before either: a receiver writes it last."""
+    entered: list[set[str]] = []
+    scanning = Reconciling(
+        gateway.spool,
+        gateway.ledger,
+        gateway.backlog,
+        backoff_max=LONGEST,
+        empty_folder_seconds=QUIET,
+        now=lambda: NOW,
+        enter=entered.append,
+    )
+    names = [f"{number:032x}.dcm" for number in range(3)]
+    gateway.drop(1)
+    gateway.receive(1)
+    make_instance(gateway.spool.incoming / names[0])
+    scanning.scan(0.0)
+    assert entered == [{names[0]}]
+    make_instance(gateway.spool.incoming / names[1])
+    gateway.ledger.adopt(names[0], None, 10)
+    scanning.scan(1.0)
+    assert len(entered) == 1
+    make_instance(gateway.spool.incoming / names[2])
+    scanning.scan(2.0)
+    assert entered[1:] == [{names[1]}]
+
+
 def test_a_scan_brings_in_every_file(gateway: Gateway, scanning: Reconciling) -> None:
     """Everything in incoming/ is in the backlog after a scan, whatever its row says or whether it has one."""
     gateway.receive(2)
