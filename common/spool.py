@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from common.directory import is_hidden, sync_directory
+from common.directory import is_full, is_hidden, sync_directory
 from common.errors import SpoolError
 from common.quarantine import Quarantine
 from common.staging import Staging
@@ -142,6 +142,10 @@ class Spool:
     def has_room(self, size_bytes: int = 0) -> bool:
         """Tell whether `size_bytes` more leave at least `min_free`."""
         return self.free_bytes() - size_bytes >= self.min_free
+
+    def is_full(self) -> bool:
+        """Tell whether not even the ledger may find the room that it needs."""
+        return is_full(self.directory)
 
     def scan(self, below: str = "") -> Iterator[Found]:
         """Walk incoming/, or the folder `below` in it, without following links. Hidden names are left out.

@@ -126,7 +126,7 @@ class Delivery:
         for one in found:
             if isinstance(one, NotTaken):
                 if one.rejection is not None:
-                    self._settling.reject(one.name, one.rejection, report)
+                    self._reject(one.name, one.rejection, report)
                 else:
                     report.fates[one.name] = Fate.BUSY if one.busy else Fate.SETTLED if one.gone else Fate.UNSETTLED
             elif one.sop_instance_uid in uids:
@@ -207,9 +207,13 @@ class Delivery:
         report.fates[name] = Fate.UNSETTLED  # it changed: to be looked at anew
         if isinstance(error.__cause__, OSError):
             detail = f"expected a readable file, found: {error.__cause__.strerror}"
-            try:
-                self._settling.reject(name, Rejection(Cause.UNREADABLE, detail, error.part.size_bytes), report)
-            except LedgerError as ledger_error:
-                log.error("not quarantined yet", file=logs.file_label(name), error=str(ledger_error))
-                report.later(name, self._backoff.maximum)
+            self._reject(name, Rejection(Cause.UNREADABLE, detail, error.part.size_bytes), report)
         return [one for one in batch if one.claim.name != name]
+
+    def _reject(self, name: str, rejection: Rejection, report: Report) -> None:
+        """Quarantine a file that cannot be sent; if the ledger cannot be written, later: it holds up no other."""
+        try:
+            self._settling.reject(name, rejection, report)
+        except LedgerError as error:
+            log.error("not quarantined yet", file=logs.file_label(name), error=str(error))
+            report.later(name, self._backoff.maximum)

@@ -8,12 +8,14 @@ leaves the file owed, and what cannot be recorded is recorded later.
 import random
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
 
 from common import logs
-from common.errors import LedgerError
+from common.errors import LedgerError, LedgerFlushError
+from common.instance import Instance
 from common.ledger import Ledger
 from common.records import Outcome
 from common.spool import Spool
@@ -82,6 +84,15 @@ class Backoff:
         return whole * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries, guards nothing
 
 
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """That a file was sent. `unentered`: what it was, if it has no row yet; with its size in bytes."""
+
+    outcome: Outcome
+    unentered: Instance | None
+    size_bytes: int
+
+
 class Settling:
     """Carries out verdicts; safe to call from several threads at once.
 
@@ -97,7 +108,7 @@ class Settling:
         self._backoff = backoff
         self._now = now
         self._quarantining = Quarantining(spool, ledger, now)
-        self._unrecorded: list[Outcome] = []
+        self._unrecorded: list[_Sent] = []
         self._unrecorded_lock = threading.Lock()
 
     def settle(
@@ -153,21 +164,33 @@ class Settling:
             if not self._unrecorded:
                 return
             try:
-                self._ledger.sent(self._unrecorded)
+                self._record(self._unrecorded)
+            except LedgerFlushError:
+                pass  # it is written; a power cut may take it
             except LedgerError:
                 return
             log.info("ledger caught up", instances=len(self._unrecorded))
             self._unrecorded.clear()
 
+    def _record(self, sent: Sequence[_Sent]) -> None:
+        """Write the rows of what was sent (U4), and first those of files that have none."""
+        for one in sent:
+            if one.unentered is not None:
+                with suppress(LedgerFlushError):
+                    self._ledger.adopt(one.outcome.file_name, one.unentered, one.size_bytes)
+        self._ledger.sent([one.outcome for one in sent])
+
     def _settle_sent(self, sent: Sequence[tuple[Taken, Outcome]], report: Report) -> None:
-        outcomes = [outcome for _, outcome in sent]
+        records = [_Sent(outcome, one.unentered, one.claim.size_bytes) for one, outcome in sent]
         try:
-            self._ledger.sent(outcomes)  # U4
+            self._record(records)
+        except LedgerFlushError as error:
+            log.error("sent, but a power cut may take the record of it", instances=len(records), error=str(error))
         except LedgerError as error:
             # The destination has them, and deleting may be what frees the disk that the ledger needs.
-            log.error("sent, but not recorded yet", instances=len(outcomes), error=str(error))
+            log.error("sent, but not recorded yet", instances=len(records), error=str(error))
             with self._unrecorded_lock:
-                self._unrecorded += outcomes
+                self._unrecorded += records
         for one, outcome in sent:
             self._delete(one, report)
             report.sent += 1

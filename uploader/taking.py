@@ -1,4 +1,8 @@
-"""Taking files of incoming/ in hand (U1): claim them, know them, make sure that the ledger has them as owed."""
+"""Taking files of incoming/ in hand (U1): claim them, know them, make sure that the ledger has them as owed.
+
+Without the ledger no file is taken, unless the disk is full: then delivering is what empties it, and makes the ledger
+usable again. A file that could not be entered is entered when it is settled.
+"""
 
 import errno
 import fcntl
@@ -7,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common import logs
-from common.errors import InstanceError
+from common.errors import InstanceError, LedgerError
 from common.instance import Instance
 from common.ledger import Ledger
 from common.part10 import read_part10
@@ -33,12 +37,21 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A claimed file that is ready to be sent. `attempts`: how many it has had."""
+    """A claimed file that is ready to be sent.
+
+    Attributes:
+        claim: on the file.
+        sop_instance_uid: of the instance.
+        attempts: how many it has had.
+        received_at: when it came, as the ledger says.
+        unentered: what it is, if it could not be entered into the ledger, since the disk is full.
+    """
 
     claim: Claim
     sop_instance_uid: str
     attempts: int
     received_at: str
+    unentered: Instance | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +96,7 @@ class Taking:
                 request.name: self._claim(request.name, claims) for request in requests
             }
             recorded = [request.name for request in requests if not request.settled and request.name in claims]
-            rows = self._ledger.rows(recorded) if recorded else {}
+            rows = self._rows(recorded) if recorded else {}
             for request in requests:
                 if (claim := claims.get(request.name)) is not None:
                     found[request.name] = (
@@ -123,7 +136,14 @@ class Taking:
             )
         except OSError as error:
             return _unreadable(claim.name, error, claim)
-        event = self._ledger.adopt(claim.name, instance, claim.size_bytes)
+        try:
+            event = self._ledger.adopt(claim.name, instance, claim.size_bytes)
+        except LedgerError:
+            if not self._spool.is_full():
+                raise
+            row = self._rows([claim.name]).get(claim.name)
+            attempts = row.attempts if row is not None and row.state is State.INCOMING else 0
+            return Taken(claim, instance.sop_instance_uid, attempts, "", unentered=instance)
         if event is not None:
             log.info(
                 event.value,
@@ -137,6 +157,15 @@ class Taking:
         if row is None:  # the ledger was lost this very moment; the file is owed all the same
             return Taken(claim, instance.sop_instance_uid, 0, "")
         return Taken(claim, instance.sop_instance_uid, row.attempts, row.received_at)
+
+    def _rows(self, names: Sequence[str]) -> dict[str, Row]:
+        """The rows of the named files; none, if the ledger cannot be read since the disk is full."""
+        try:
+            return self._ledger.rows(names)
+        except LedgerError:
+            if not self._spool.is_full():
+                raise
+            return {}
 
     def _read(self, claim: Claim) -> Instance:
         with claim.reader() as reader:
