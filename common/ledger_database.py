@@ -1,4 +1,4 @@
-"""The SQLite file of the ledger: opening, waiting, migrating.
+"""The SQLite file of the ledger: opening, waiting, following.
 
 One connection behind a lock serves a whole process. SQLite allows one writer at a time anyway, and waiting for
 a Python lock is cheaper and fairer than SQLite's polling; other processes are waited for up to `busy_seconds`.
@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib import resources
 from pathlib import Path
 
 from common import logs
@@ -27,12 +26,10 @@ from common.directory import is_full
 from common.errors import LedgerError, LedgerRowError, LedgerVersionError
 from common.ledger_flush import LogFlush
 from common.ledger_recovery import SIBLINGS, is_damage, replace
+from common.ledger_schema import check_version, migrate, version_of
 
 log = logs.get(__name__)
 
-# The script at index N brings version N to N + 1.
-_MIGRATIONS = ("schema.sql", "schema-2.sql")
-SCHEMA_VERSION = len(_MIGRATIONS)
 # 16 MB of log. Whoever commits the last page waits for the checkpoint; most pages are written again and again, so that
 # a longer log costs less in all (with SQLite's 1000 pages, each hundredth commit took 3 ms, with these 0.2 ms).
 _CHECKPOINT_PAGES = 4000
@@ -182,12 +179,12 @@ class Database:
                 connection = sqlite3.connect(
                     self.path, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False
                 )
-                _check_version(_version(connection), self.path)
+                check_version(version_of(connection), self.path)
                 _set_wal(connection, self._busy_seconds)
                 connection.execute("PRAGMA synchronous = NORMAL")
                 connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
                 connection.execute("PRAGMA foreign_keys = ON")
-                _migrate(connection, self.path)
+                migrate(connection, self.path)
             except (sqlite3.Error, OSError) as error:
                 self._connection = connection
                 if not damage_is_mended and isinstance(error, sqlite3.Error) and is_damage(error):
@@ -219,7 +216,7 @@ class Database:
             with self._folder_locked():
                 if not self._is_another():
                     self._check_it_is_ours()
-                    done = replace(self.path, lambda connection: _migrate(connection, self.path))
+                    done = replace(self.path, lambda connection: migrate(connection, self.path))
                     log.warning(
                         "the ledger was damaged: set aside, and a new one begun with what could be read",
                         reason=reason,
@@ -243,8 +240,8 @@ class Database:
             with suppress(sqlite3.Error):
                 # Else a file that is shorter than its header says is not read at all.
                 self._connection.execute("PRAGMA writable_schema = ON")
-                version = _version(self._connection)
-        _check_version(version, self.path)
+                version = version_of(self._connection)
+        check_version(version, self.path)
 
     def _create(self) -> int:
         """Create the file if it is missing, and return its inode.
@@ -299,46 +296,6 @@ def _set_wal(connection: sqlite3.Connection, busy_seconds: float) -> None:
             time.sleep(0.05)
         else:
             return
-
-
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Bring the schema to SCHEMA_VERSION, in one transaction that other processes wait for."""
-    if _version(connection) == SCHEMA_VERSION:
-        return
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        version = _version(connection)
-        _check_version(version, path)
-        for script in _MIGRATIONS[version:]:
-            for statement in _statements(resources.files("common").joinpath(script).read_text("utf-8")):
-                connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-
-
-def _version(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("PRAGMA user_version").fetchone()[0])
-
-
-def _statements(script: str) -> Iterator[str]:
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
-
-
-def _check_version(version: int, path: Path) -> None:
-    if version > SCHEMA_VERSION:
-        raise LedgerVersionError(
-            f"expected {path.name} of version {SCHEMA_VERSION} or older, found version {version}: "
-            "it was written by a newer Stowgate"
-        )
 
 
 def _ledger_error(error: sqlite3.Error | OSError, path: Path | None = None) -> LedgerError:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from receiver_peer import Peer, instance
 
-from common.ledger_database import SCHEMA_VERSION
+from common.ledger_schema import SCHEMA_VERSION
 from common.records import Event, State
 from sandbox.running import RunningSandbox
 from support.pipeline import Pipeline, Process, wait_for

@@ -18,7 +18,7 @@ import pytest
 from common.errors import LedgerError, LedgerVersionError
 from common.instance import Instance
 from common.ledger import Ledger
-from common.ledger_database import _MIGRATIONS, SCHEMA_VERSION
+from common.ledger_schema import MIGRATIONS, SCHEMA_VERSION
 from common.records import (
     Cause,
     Event,
@@ -806,7 +806,7 @@ def test_a_migration_that_fails_leaves_the_old_version(path: Path) -> None:
 def test_every_statement_of_the_schema_is_executed(path: Path, ledger: Ledger) -> None:
     """Nothing in the scripts is lost when they are taken apart into statements."""
     ledger.counts()
-    script = "".join(resources.files("common").joinpath(name).read_text("utf-8") for name in _MIGRATIONS)
+    script = "".join(resources.files("common").joinpath(name).read_text("utf-8") for name in MIGRATIONS)
     made = {name for (name,) in sql(path, "SELECT name FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%'")}
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         connection.executescript(script)
@@ -892,7 +892,7 @@ def test_a_ledger_that_cannot_be_made_anew_is_tried_again(path: Path, monkeypatc
         raise sqlite3.OperationalError("database or disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("common.ledger_database._migrate", full)
+        patch.setattr("common.ledger_database.migrate", full)
         with pytest.raises(LedgerError):
             ledger.counts()
     ledger.received(Receipt("a.dcm", CT, SCANNER, 10))

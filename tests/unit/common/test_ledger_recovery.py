@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from common import ledger_database, ledger_recovery
+from common import ledger_database, ledger_recovery, ledger_schema
 from common.errors import LedgerError, LedgerVersionError
 from common.instance import Instance
 from common.ledger import Ledger
-from common.ledger_database import SCHEMA_VERSION
+from common.ledger_schema import SCHEMA_VERSION
 from common.records import Event, Outcome, Receipt, Sender, State
 from support.pipeline import wait_for
 
@@ -409,7 +409,7 @@ def test_the_log_is_read_and_set_aside_with_its_ledger(filled: Path) -> None:
     log = Path(f"{filled}-wal")
     before = log.read_bytes()
     assert before
-    done = ledger_recovery.replace(filled, lambda connection: ledger_database._migrate(connection, filled))
+    done = ledger_recovery.replace(filled, lambda connection: ledger_schema.migrate(connection, filled))
     assert (done.rows, done.complete) == (COUNT + 50, True)
     assert not log.exists()
     assert filled.with_name(f"{done.aside}-wal").read_bytes() == before
