@@ -103,12 +103,12 @@ def _quickack(connection: socket.socket) -> int | None:
 
 
 class PduReader:
-    """Reads PDUs into one buffer.
+    """Reads PDUs into one buffer, and sends what answers them.
 
     Args:
-        connection: its timeout is how long a peer may be silent, in seconds.
+        connection: its timeout is how long a peer may be silent, or leave an answer unread, in seconds.
         max_pdu: the longest P-DATA-TF that was negotiated, in bytes without its header.
-        is_over: asked while nothing comes; when it says yes, reading ends.
+        is_over: asked while nothing comes or goes; when it says yes, reading and sending end.
     """
 
     def __init__(self, connection: socket.socket, max_pdu: int, is_over: Callable[[], bool] = lambda: False) -> None:
@@ -144,6 +144,23 @@ class PduReader:
         body = self._buffer[self._start + 6 : self._start + 6 + length]
         self._start += 6 + length
         return kind, body
+
+    def send(self, data: bytes) -> None:
+        """Send bytes of whole PDUs, as slowly as the peer takes them.
+
+        Raises:
+            OSError: the connection broke; TimeoutError: the peer took nothing for too long.
+        """
+        rest = memoryview(data)
+        idle = 0.0
+        while rest:
+            try:
+                rest = rest[self._connection.send(rest) :]
+                idle = 0.0
+            except TimeoutError:
+                idle += self._tick_seconds
+                if self._is_over() or idle >= self._idle_seconds:
+                    raise
 
     def _have(self, count: int) -> bool:
         while self._end - self._start < count:

@@ -27,7 +27,7 @@ from receiver.pdu import A_RELEASE_RQ, P_DATA_TF, RELEASE_RP, PduReader, Protoco
 from receiver.status import Refusal
 
 _MAX_COMMAND = 64 * 1024  # bytes
-_MAX_FOREIGN = 16 * 1024 * 1024  # bytes
+_MAX_FOREIGN = 64 * 1024  # bytes; a request with a dataset that is no C-STORE is refused in any case
 _CLOSE_SECONDS = 1.0
 
 
@@ -93,8 +93,8 @@ class Transfer:
         self._connection = connection
         self._contexts = contexts
         self._store = store
-        self._over = False
-        self._reader = PduReader(connection, max_pdu, lambda: self._over)
+        self._over = threading.Event()
+        self._reader = PduReader(connection, max_pdu, self._over.is_set)
         self._sending = threading.Lock()
         self._context_id = 0  # of the message that is coming in; 0 between messages
         self._command_set = bytearray()
@@ -134,10 +134,10 @@ class Transfer:
     def send(self, data: bytes) -> None:
         """Send bytes of whole PDUs."""
         with self._sending:
-            self._connection.sendall(data)
+            self._reader.send(data)
 
     def _serve(self) -> End:
-        while (pdu := self._reader.next()) is not None and not self._over:
+        while (pdu := self._reader.next()) is not None and not self._over.is_set():
             kind, body = pdu
             if kind == P_DATA_TF:
                 self._take_pdu(body)
@@ -265,8 +265,8 @@ class Transfer:
         self._store.foreign(context_id, [command_set, *dataset])
 
     def _send_abort(self, reason: int) -> None:
-        if not self._over:
-            self._over = True
+        if not self._over.is_set():
+            self._over.set()
             with suppress(OSError):
                 self.send(encode_abort(reason))
 

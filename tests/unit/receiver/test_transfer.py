@@ -25,6 +25,7 @@ from transfer_peer import (
     DATASET_LAST,
     MAX_PDU,
     RELEASE_RP,
+    RELEASE_RP_PDU,
     RELEASE_RQ_PDU,
     Recorder,
     Recording,
@@ -33,6 +34,7 @@ from transfer_peer import (
     element,
     outcome,
     pdu,
+    pdus,
     pdv,
     play,
     store,
@@ -436,10 +438,10 @@ def test_a_foreign_request_without_a_dataset_is_passed_on_at_once() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, MAX_PDU - 6])
 def test_a_foreign_request_is_bounded(size: int) -> None:
-    """No more than 16 MB are kept of it, and fragments of no bytes at all cost nothing."""
+    """No more than 64 KB are kept of it, and fragments of no bytes at all cost nothing."""
     recorder = Recorder()
     fragment = pdv(3, DATASET, bytes(size))
-    many = pdu(*[fragment] * (MAX_PDU // len(fragment))) * (300 if size < 2 else 4200)
+    many = pdu(*[fragment] * (MAX_PDU // len(fragment))) * (8 if size < 2 else 17)
     before = pdu(pdv(3, COMMAND_LAST, action_command()))
     result = play(before + many + pdu(pdv(3, DATASET_LAST, b"")), recorder)
     if size < 2:
@@ -635,6 +637,52 @@ def test_a_peer_that_reads_no_answer_is_ended() -> None:
     end, lasted = serve_with_unread(never_reads)
     assert end is End.BROKEN
     assert lasted < 5
+
+
+def test_a_peer_that_reads_its_answers_late_gets_them_all() -> None:
+    """It has as long as it may be silent, though the buffers of its answers are full meanwhile."""
+    count = 20_000
+    ours, peer = socket.socketpair()
+    with ours, peer:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        ours.settimeout(30)
+        ends: list[End] = []
+        serving = threading.Thread(target=lambda: ends.append(Transfer(ours, CONTEXTS, MAX_PDU, Recorder()).run()))
+        speaking = threading.Thread(
+            target=peer.sendall, args=(pdu(pdv(1, COMMAND_LAST, echo_command())) * count + RELEASE_RQ_PDU,)
+        )
+        serving.start()
+        speaking.start()
+        speaking.join(1.5)  # several ticks of the reader
+        assert speaking.is_alive(), "expected full buffers in both directions"
+        received = b""
+        while not received.endswith(RELEASE_RP_PDU):
+            received += (piece := peer.recv(1 << 20))
+            assert piece, f"cut off after {len(received)} bytes"
+        peer.close()
+        serving.join(10)
+        speaking.join(10)
+    assert ends == [End.RELEASED]
+    assert sum(1 for _ in pdus(received)) == count + 1
+
+
+def test_an_abort_does_not_wait_for_a_peer_that_reads_nothing() -> None:
+    """Another thread's abort ends an association that is in the middle of an answer."""
+    ours, peer = socket.socketpair()
+    with ours, peer:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        ours.settimeout(600)
+        transfer = Transfer(ours, CONTEXTS, MAX_PDU, Recorder())
+        ends: list[End] = []
+        serving = threading.Thread(target=lambda: ends.append(transfer.run()))
+        serving.start()
+        peer.settimeout(1)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                peer.sendall(pdu(pdv(1, COMMAND_LAST, echo_command())) * 50)
+        transfer.abort()
+        serving.join(10)
+        assert ends == [End.BROKEN]
 
 
 def serve_with_unread(script: Callable[[socket.socket], None]) -> tuple[End, float]:

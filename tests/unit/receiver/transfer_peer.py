@@ -21,6 +21,7 @@ DATA, RELEASE_RP, ABORT = 0x04, 0x06, 0x07
 _FITS = 100_000
 COMMAND, COMMAND_LAST, DATASET, DATASET_LAST = 1, 3, 0, 2
 RELEASE_RQ_PDU = struct.pack(">BxI4x", 0x05, 4)
+RELEASE_RP_PDU = struct.pack(">BxI4x", 0x06, 4)
 ABORT_PDU = struct.pack(">BxI4x", 0x07, 4)
 
 Fragment = tuple[int, int, bytes]
