@@ -8,8 +8,10 @@ place among max_associations given back.
 import contextlib
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from common import logs
@@ -25,7 +27,11 @@ log = logs.get(__name__)
 _LAST_WORD_SECONDS = 2.0
 # An A-ASSOCIATE-RQ of 128 contexts with dozens of transfer syntaxes is far below.
 _LONGEST_REQUEST = 1024 * 1024
+# A request becomes ten times as much memory while it is read, so that of large ones one is read at a time. What real
+# senders propose is smaller, and never waits.
+_LARGE_REQUEST = 64 * 1024
 
+_one_large_request = threading.Lock()
 _complaints = logs.OncePer(60)
 
 Foreign = Callable[[int, list[bytes]], None]
@@ -95,23 +101,42 @@ class Association:
                 self._connection.close()
 
     def _associate(self, deadline: float) -> None:
-        request = self._read_request(deadline)
-        if request is None:
+        negotiated = self._negotiate(deadline)
+        if negotiated is None:
             return
-        try:
-            proposal = Proposal.parse(request)
-        except ProtocolError as error:
-            self._complain("association aborted: its request cannot be understood", error)
-            self._say_last(encode_abort(error.reason))
-            return
+        proposal, contexts, acceptance = negotiated
         rejection = self._scp.admit(proposal, self._peer)
         if rejection is not None:
             self._say_last(encode_reject(rejection))
             return
         try:
-            self._transfer_data(proposal)
+            self._transfer_data(proposal, contexts, acceptance)
         finally:
             self._scp.leave()
+
+    def _negotiate(self, deadline: float) -> tuple[Proposal, dict[int, Context], bytes] | None:
+        """What is still needed of the request, the accepted contexts, and what is said if it is admitted.
+
+        None if there is no request that can be understood, and the peer got its answer to that. An association may
+        last for long: neither the request nor what is refused of it is kept.
+        """
+        request = self._read_request(deadline)
+        if request is None:
+            return None
+        try:
+            with _one_large_request if len(request) > _LARGE_REQUEST else contextlib.nullcontext():
+                proposal = Proposal.parse(request)
+                decisions = decide(proposal)
+                contexts = {
+                    decision.id: Context(decision.abstract_syntax, decision.transfer_syntax)
+                    for decision in decisions
+                    if decision.result is Result.ACCEPTANCE
+                }
+                return proposal.settled(), contexts, encode_accept(proposal, decisions, self._config.max_pdu)
+        except ProtocolError as error:
+            self._complain("association aborted: its request cannot be understood", error)
+            self._say_last(encode_abort(error.reason))
+            return None
 
     def _shake_hands(self) -> bool:
         """The TLS handshake, if there is to be one, within the ACSE timeout."""
@@ -139,30 +164,27 @@ class Association:
             pass  # the peer is gone, or was dropped
         return None
 
-    def _transfer_data(self, proposal: Proposal) -> None:
+    def _transfer_data(self, proposal: Proposal, contexts: Mapping[int, Context], acceptance: bytes) -> None:
         """Accept the association and serve it to its end."""
-        config = self._config
-        decisions = decide(proposal)
-        contexts = {
-            decision.id: Context(decision.abstract_syntax, decision.transfer_syntax)
-            for decision in decisions
-            if decision.result is Result.ACCEPTANCE
-        }
+        config, peer = self._config, self._peer
         services: ForeignServices | None = None
 
         def serve_foreign(context_id: int, fragments: list[bytes]) -> None:
             nonlocal services
             if services is None:
-                services = ForeignServices(proposal, self._peer, config.ae_title, contexts, transfer)
+                services = ForeignServices(proposal, peer, config.ae_title, contexts, weak)
             services.serve(context_id, fragments)
 
         self._connection.settimeout(config.network_timeout_seconds)
-        store = self._scp.store_for(proposal, self._peer, serve_foreign)
+        store = self._scp.store_for(proposal, peer, serve_foreign)
         transfer = Transfer(self._connection, contexts, config.max_pdu, store)
+        # The transfer knows its store, and that serve_foreign: in a cycle its buffers would outlive the association
+        # until the garbage collector comes.
+        weak = weakref.proxy(transfer)
         # From here on it can be aborted, so that a stop never finds an association without a word for its peer.
         self._transfer = transfer
         try:
-            transfer.send(encode_accept(proposal, decisions, config.max_pdu))
+            transfer.send(acceptance)
         except OSError:
             return
         transfer.run()

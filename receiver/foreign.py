@@ -4,10 +4,16 @@ An association is negotiated and served without pynetdicom. When the first reque
 C-ECHO, an association of pynetdicom's is made that believes it was established. Its threads are never started: a
 request is handed in by `serve`, in the thread of our association, and what it sends goes out through the transfer.
 
+Contexts are accepted for Verification and storage only, so whoever sends such a request breaks what was negotiated, or
+announces a C-ECHO with a dataset. It must cost neither a thread nor a line in the log: pynetdicom's own way in would
+start a thread for each N-EVENT-REPORT, which answers when our association may be over, and what it cannot read it
+quotes in its exceptions.
+
 That reaches beyond pynetdicom's public interface. It is pinned, and tests/unit/receiver/test_pynetdicom_contract.py
 says what changed if it moves. What is reached for:
 
 - `Association._accepted_cx`: the presentation contexts, as a negotiation of pynetdicom's own would leave them.
+- `DIMSEMessage.decode_msg`, `message_to_primitive`: put a request together from its fragments.
 - `Association._serve_request`: finds the service class of a request and runs it.
 - `Association._abort_blocking`: sends the A-ABORT; pynetdicom replaces `abort` by it in its instances.
 - `DULServiceProvider.send_pdu`: where all that is sent leaves.
@@ -22,12 +28,14 @@ from pydicom.uid import UID
 from pynetdicom import AE, _config
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.association import Association
+from pynetdicom.dimse_messages import DIMSEMessage
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.transport import AddressInformation
 
 from receiver.negotiation import Proposal
+from receiver.pdu import ProtocolError
 from receiver.transfer import Context, Transfer
 
 
@@ -50,7 +58,7 @@ class ForeignServices(Association):
         peer: the address it came from.
         ae_title: ours.
         contexts: the accepted presentation contexts by their ID.
-        transfer: sends what they answer.
+        transfer: sends what they answer; a weak reference, since an association of pynetdicom is a cycle.
     """
 
     def __init__(
@@ -67,20 +75,29 @@ class ForeignServices(Association):
         self.dul.send_pdu = self._send_primitive  # type: ignore[method-assign]
 
     def serve(self, context_id: int, fragments: list[bytes]) -> None:
-        """Serve a request; what was not negotiated, or is none, is aborted for.
+        """Serve a request; what was not negotiated is aborted for, a response is passed over.
 
         Args:
             context_id: of the presentation context on which it came.
             fragments: command set and dataset, each with its message control header (PS3.8 E.2).
+
+        Raises:
+            ProtocolError: it is no request that pynetdicom can read, or it stumbles over it.
+            OSError: the connection broke.
         """
         primitive: Any = P_DATA()  # whose annotation asks for tuples, and its code for lists
         primitive.presentation_data_value_list = [[context_id, fragment] for fragment in fragments]
-        self.dimse.receive_primitive(primitive)
-        number, request = self.dimse.get_msg(block=False)
-        if request is None or number is None:
-            self.abort()
-        else:
-            self._serve_request(request, number)
+        message = DIMSEMessage()
+        try:
+            if message.decode_msg(primitive, self):
+                request: Any = message.message_to_primitive()
+                self._serve_request(request, context_id)
+                return
+        except OSError:
+            raise
+        except Exception as error:
+            raise ProtocolError("expected a request that can be served") from error
+        raise ProtocolError("expected a whole request")
 
     def _abort_blocking(self, block: bool = True) -> None:  # noqa: ARG002, FBT001, FBT002 - pynetdicom's signature
         """Abort the association (PS3.8 9.3.8). Not `abort`, which pynetdicom replaces by this one in its instances."""

@@ -7,7 +7,7 @@ the peer's maximum length and its roles are read. Nothing else is negotiated, so
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import lru_cache
 
@@ -30,6 +30,7 @@ _MAXIMUM_LENGTH, _IMPLEMENTATION_CLASS, _ROLES, _IMPLEMENTATION_VERSION = 0x51, 
 _ITEM_HEADER = struct.Struct(">BxH")
 _KEPT = 1024  # contents of presentation contexts that are read once, of at most so many bytes
 _KEPT_BYTES = 1024
+_UID_CHARACTERS = 64
 
 
 class Result(IntEnum):
@@ -126,6 +127,10 @@ class Proposal:
             user.max_pdu,
         )
 
+    def settled(self) -> "Proposal":
+        """The same without contexts and roles, which may be a megabyte and are not needed once they are answered."""
+        return replace(self, contexts=(), roles={})
+
 
 class _UserInformation:
     """What we read of the user information item (PS3.8 9.3.2.3, D.1, PS3.7 D.3.3.4)."""
@@ -165,7 +170,8 @@ def decide(proposal: Proposal) -> list[Decision]:
 
 
 def _decide(context: ProposedContext, roles: tuple[bool, bool] | None) -> Decision:
-    uid, first = context.abstract_syntax, context.transfer_syntaxes[0]
+    # With a refusal the transfer syntax says nothing (PS3.8 9.3.3.2): so much of it that an answer stays small.
+    uid, first = context.abstract_syntax, context.transfer_syntaxes[0][:_UID_CHARACTERS]
     if uid != VERIFICATION and not is_storage(uid):
         return Decision(context.id, Result.ABSTRACT_SYNTAX_NOT_SUPPORTED, uid, first)
     transfer_syntax = preferred(context.transfer_syntaxes)

@@ -1,11 +1,13 @@
 """One association from connection to close, against a scripted peer and an SCP that counts."""
 
 import contextlib
+import gc
 import itertools
 import socket
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -31,10 +33,12 @@ from transfer_peer import (
 )
 
 from common.config import ReceiverConfig
+from receiver import association as association_module
 from receiver import foreign, transfer
 from receiver.admission import DISK_FULL, Rejection
 from receiver.association import Association, Foreign
 from receiver.negotiation import Proposal
+from receiver.transfer import Transfer
 
 transfer._CLOSE_SECONDS = 0.02  # the scripted peers do not close by themselves
 
@@ -291,12 +295,74 @@ def test_what_it_knows_of_the_association(services: CountingScp, monkeypatch: py
     assert seen == [("PEER", "192.0.2.7", "STOWGATE", True), (77, VERIFICATION, [IMPLICIT], True)]
 
 
-@pytest.mark.parametrize("field", [0x0000, 0x0020, 0xFFFF], ids="{:04X}".format)
-def test_what_it_does_not_serve_is_aborted(services: CountingScp, field: int) -> None:
-    """A C-FIND and fields that do not exist end the association."""
+@pytest.mark.parametrize("field", [0x0000, 0x0020, 0x0FFF, 0x7777, 0xFFFF], ids="{:04X}".format)
+def test_what_it_does_not_serve_is_aborted(services: CountingScp, field: int, caplog: pytest.LogCaptureFixture) -> None:
+    """A C-FIND, a C-CANCEL and fields that do not exist end the association, without a word in the log."""
     stream = pdu(pdv(1, COMMAND_LAST, command(field, 1, has_dataset=False, sop_class=CT)))
     answers = say(services, request() + stream + RELEASE_RQ_PDU)
     assert [kind for kind, _ in answers] == [ACCEPT, ABORT]
+    assert not [record for record in caplog.records if record.name.startswith("receiver")]
+
+
+@pytest.mark.parametrize(
+    "elements", [b"\0\0\x03\x10\x02\0\0\0\xff\xff", b"\0\0\0\x09\x04\0\0\0Doe^"], ids=["action", "status"]
+)
+def test_a_request_that_it_stumbles_over_is_aborted(
+    services: CountingScp, elements: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Values of a kind or length that an element cannot have: an A-ABORT, and nothing quoted in the log."""
+    content = command(0x0130, 1, has_dataset=False, sop_class=CT) + elements
+    answers = say(services, request() + pdu(pdv(1, COMMAND_LAST, content)) + RELEASE_RQ_PDU)
+    assert [kind for kind, _ in answers] in ([ACCEPT, ABORT], [ACCEPT, RELEASE_RP], [ACCEPT, DATA, RELEASE_RP])
+    assert not [record for record in caplog.records if record.name.startswith("receiver")]
+
+
+def test_an_event_report_is_served_in_our_thread(services: CountingScp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pynetdicom would start a thread for each; it is refused (0110), and what follows it is served."""
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def count(self: threading.Thread) -> None:
+        started.append(self)
+        start(self)
+
+    push_model = "1.2.840.10008.1.20.1"
+    event = even_command(0x0100, push_model, (0x1000, b"1.2.3\0"), (0x1002, b"\1\0"))
+    with served(services) as (peer, _):
+        monkeypatch.setattr(threading.Thread, "start", count)
+        peer.sendall(request() + pdu(pdv(1, COMMAND_LAST, event)) * 3 + store(b"after") + RELEASE_RQ_PDU)
+        peer.shutdown(socket.SHUT_WR)
+        answers = list(pdus(drain(peer)))
+    assert [kind for kind, _ in answers] == [ACCEPT, *[DATA] * 4, RELEASE_RP]
+    assert elements_of(answers[1][1][6:])[0x0900] == b"\x10\x01"
+    assert services.recorder.datasets() == [b"after"]
+    assert not started
+
+
+def even_command(field: int, sop_class: str, *more: tuple[int, bytes]) -> bytes:
+    return command(field, 1, has_dataset=False, sop_class=sop_class) + b"".join(
+        struct.pack("<HHI", 0, number, len(value)) + value for number, value in more
+    )
+
+
+def test_what_an_association_needed_is_gone_with_it(services: CountingScp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its buffers do not wait for the garbage collector, though pynetdicom served it as well."""
+    made: list[weakref.ref[Transfer]] = []
+
+    def make(*arguments: object) -> Transfer:
+        made_now = Transfer(*arguments)  # type: ignore[arg-type]
+        made.append(weakref.ref(made_now))
+        return made_now
+
+    monkeypatch.setattr(association_module, "Transfer", make)
+    gc.disable()
+    try:
+        say(services, request() + FOREIGN_ECHO + store(b"one") + RELEASE_RQ_PDU)
+        # As the receiver's stores, which are of one association.
+        del services.recorder.foreign
+        assert [transfer() for transfer in made] == [None]
+    finally:
+        gc.enable()
 
 
 def test_an_acceptance_is_what_pynetdicom_expects() -> None:

@@ -13,6 +13,7 @@ from pynetdicom import AE, _config, evt
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_messages import DIMSEMessage
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu import P_DATA_TF
@@ -60,12 +61,13 @@ def test_an_association_has_what_we_touch() -> None:
 
 
 def test_a_request_is_served_by_what_we_call() -> None:
-    """A request is put together from its fragments, taken from a queue, and served in the calling thread."""
+    """A request is put together from its fragments, and served in the calling thread."""
     assert list(inspect.signature(Association._serve_request).parameters) == ["self", "msg", "context_id"]
     assert "context = self._accepted_cx[context_id]" in source(Association._serve_request)
-    assert "self.msg_queue.put(" in source(DIMSEServiceProvider.receive_primitive)
-    # What cannot be read leaves nothing in the queue, and then we abort.
-    assert 'self.dul.event_queue.put("Evt19")' in source(DIMSEServiceProvider.receive_primitive)
+    assert list(inspect.signature(DIMSEMessage.decode_msg).parameters) == ["self", "primitive", "assoc"]
+    assert list(inspect.signature(DIMSEMessage.message_to_primitive).parameters) == ["self"]
+    # Why it is not handed in where pynetdicom's own threads do.
+    assert "threading.Thread(" in source(DIMSEServiceProvider.receive_primitive)
 
 
 def test_all_that_is_sent_leaves_by_what_we_replace() -> None:
