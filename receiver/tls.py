@@ -19,6 +19,8 @@ def server_context(config: ReceiverConfig) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # Costs a peer nothing and us a handshake; no sender needs it (RFC 9325 3.5).
+    context.options |= ssl.OP_NO_RENEGOTIATION
     try:
         # The password is given so that OpenSSL does not ask for it on the terminal.
         context.load_cert_chain(config.tls_certificate, config.tls_key, password="")

@@ -12,7 +12,10 @@ import pytest
 import trustme
 from receiver_peer import Closed, Peer, drain, instance
 
+from common.config import ReceiverConfig
+from receiver.tls import server_context
 from support.pipeline import ROOT, Pipeline, wait_for
+from support.programs import needs_openssl
 
 MakePipeline = Callable[..., Pipeline]
 
@@ -136,6 +139,31 @@ def test_a_peer_that_falls_silent_inside_a_record_ends(make_pipeline: MakePipeli
             raw.settimeout(20)
             raw.sendall(b"\x17\x03\x03\x10\x00" + bytes(10))
             drain(raw)
+    stores(pipeline, files.client())
+
+
+@needs_openssl
+def test_a_peer_cannot_renegotiate(make_pipeline: MakePipeline, files: Files, tmp_path: Path) -> None:
+    """A second handshake in a TLS 1.2 connection is refused, whatever OpenSSL's default is; others are served."""
+    context = server_context(ReceiverConfig(tls_certificate=files.certificate, tls_key=files.key))
+    assert context is not None
+    assert context.options & ssl.OP_NO_RENEGOTIATION
+    pipeline = start(make_pipeline, **files.settings())
+    said = tmp_path / "said"
+    with open(said, "wb") as output:
+        client = subprocess.Popen(
+            ["openssl", "s_client", "-connect", f"127.0.0.1:{pipeline.port}", "-tls1_2"],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    with client:
+        wait_for(lambda: b"Verify return code" in said.read_bytes())
+        assert client.stdin is not None
+        client.stdin.write(b"R\n")  # its command for a renegotiation
+        client.stdin.flush()
+        wait_for(lambda: b"no renegotiation" in said.read_bytes())
+        client.kill()
     stores(pipeline, files.client())
 
 

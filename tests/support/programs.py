@@ -1,7 +1,9 @@
 """Programs that tests need and a machine may lack."""
 
+import os
 import shutil
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,17 @@ needs_orthanc = pytest.mark.skipif(
     shutil.which("Orthanc") is None or not ORTHANC_PLUGIN.exists(),
     reason="needs the Debian packages orthanc and orthanc-dicomweb",
 )
+needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the Debian package openssl")
 needs_rsync = pytest.mark.skipif(shutil.which("rsync") is None, reason="needs the Debian package rsync")
+
+
+def dcmtk(name: str) -> str:
+    """The path of one of DCMTK's programs, and not of the one by the same name that pynetdicom brings along."""
+    ours = os.path.dirname(sys.executable)
+    folders = [folder for folder in os.get_exec_path() if os.path.abspath(folder) != ours]
+    found = shutil.which(name, path=os.pathsep.join(folders))
+    assert found is not None, name
+    return found
 
 
 def free_port() -> int:
