@@ -1,12 +1,10 @@
 """The same recorded bytes into a stock pynetdicom SCP and into our receiver: the same instances, the same responses."""
 
 import contextlib
-import itertools
 import socket
 import ssl
 import struct
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +17,7 @@ from pydicom.uid import UID
 from pynetdicom import AE, evt
 from pynetdicom.pdu import A_ASSOCIATE_AC
 from pynetdicom.sop_class import Verification
+from receiver_recorder import Recorder
 from receiver_wire import ASSOCIATE_AC, COMMAND_LAST, DATA, RELEASE_RP, RawSender, pdu
 
 from support.pipeline import Pipeline
@@ -56,46 +55,6 @@ class Replay:
     contexts: list[tuple[int, int, str]]
     responses: list[tuple[int, dict[int, bytes]]] = field(default_factory=list)
     last: tuple[int, bytes] | None = None
-
-
-class Recorder:
-    """A TCP proxy that keeps what the client says, in pieces: up to the next answer."""
-
-    def __init__(self, target: int) -> None:
-        self._target = target
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._said = bytearray()
-        self._answered: list[int] = []
-        self._thread = threading.Thread(target=self._pass_on, daemon=True)
-        self._thread.start()
-
-    def _pass_on(self) -> None:
-        client, _ = self._listener.accept()
-        with client, socket.create_connection(("127.0.0.1", self._target)) as server:
-            back = threading.Thread(target=self._copy, args=(server, client, self._answer), daemon=True)
-            back.start()
-            self._copy(client, server, self._said.extend)
-            back.join(10)
-
-    def _answer(self, _: bytes) -> None:
-        self._answered.append(len(self._said))
-
-    @staticmethod
-    def _copy(source: socket.socket, target: socket.socket, keep: Callable[[bytes], None]) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                keep(data)
-                target.sendall(data)
-            target.shutdown(socket.SHUT_WR)
-
-    def recording(self) -> list[bytes]:
-        """What the client has said, when it has closed: what comes before each answer."""
-        self._thread.join(20)
-        assert not self._thread.is_alive()
-        self._listener.close()
-        marks = [0, *sorted(set(self._answered))]
-        return [bytes(self._said[start:end]) for start, end in itertools.pairwise(marks)]
 
 
 class Stock:
