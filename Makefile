@@ -5,14 +5,18 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 DEV_STAMP := $(VENV)/.ready-dev
 BENCH_STAMP := $(VENV)/.ready-bench
+FUZZ_STAMP := $(VENV)/.ready-fuzz
 CONFIG ?= pipeline.ini
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+MINUTES ?= 60
+STREAMS ?= 10000
+SECONDS ?= 600
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export STOWGATE_CONFIG := $(CONFIG)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check bench-receive bench-deliver bench-pipeline format clean
+.PHONY: help demo run test check bench-receive bench-deliver bench-pipeline fuzz fuzz-parser soak format clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -31,6 +35,10 @@ $(DEV_STAMP): requirements.txt requirements-google.txt requirements-aws.txt requ
 
 $(BENCH_STAMP): requirements.txt requirements-dev.txt requirements-bench.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	@touch $@ $(DEV_STAMP) $(STAMP)
+
+$(FUZZ_STAMP): requirements.txt requirements-dev.txt requirements-fuzz.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-fuzz.txt
 	@touch $@ $(DEV_STAMP) $(STAMP)
 
 demo: $(DEV_STAMP) ## receiver, uploader and sandbox at work on sample instances (ONCE=1: end by itself)
@@ -56,6 +64,16 @@ bench-deliver: $(BENCH_STAMP) ## the uploader beside curl and dicomweb-client, a
 
 bench-pipeline: $(BENCH_STAMP) ## dcmsend to Orthanc through Stowgate and beside it, about 10 minutes (BENCH_ARGS=--help)
 	@$(BIN)/python -m bench.pipeline $(BENCH_ARGS)
+
+fuzz: $(DEV_STAMP) ## damaged recordings of real senders into the receiver (STREAMS=10000, about 3 minutes)
+	STOWGATE_FUZZ_STREAMS=$(STREAMS) $(BIN)/python -m pytest -o log_cli=true -o log_cli_level=INFO tests/integration/test_receiver_mutations.py
+
+fuzz-parser: $(FUZZ_STAMP) ## coverage-guided fuzzing of what reads a peer's bytes (SECONDS=600)
+	@mkdir -p .fuzz
+	PYTHONPATH=.:tests:tests/integration $(BIN)/python tests/fuzz/parser.py -max_total_time=$(SECONDS) -max_len=20000 -artifact_prefix=.fuzz/ .fuzz/corpus
+
+soak: $(DEV_STAMP) ## the pipeline at half load with faults: memory, descriptors, threads, latency, loss (MINUTES=60)
+	@$(BIN)/python -m bench.soak --minutes $(MINUTES) $(BENCH_ARGS)
 
 format: $(DEV_STAMP) ## let ruff format the code
 	$(BIN)/ruff format .
