@@ -104,24 +104,12 @@ class Spool:
                 raise SpoolError(
                     f"expected to create the folder {folder} or find it there, found: {error.strerror}"
                 ) from error
-        probe_name = f".probe-{uuid.uuid4().hex}.part"
-        probe = self.incoming / probe_name
         try:
             # What is flushed into a folder is lost all the same if the folder's own name is not flushed.
             sync_directory(self.directory)
             for folder in missing:
                 sync_directory(folder.parent)
-            # A rename is tried, since two bind mounts of one filesystem share a device number and still refuse it.
-            fd = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                # Claimed: a receiver that starts at the same moment sweeps staging/.
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                for folder in (self.staging.path, self.quarantine.path):
-                    target = folder / probe_name
-                    probe.rename(target)
-                    probe = target
-            finally:
-                os.close(fd)
+            self._try_renames()
         except OSError as error:
             if error.errno in {errno.ENOSPC, errno.EDQUOT}:
                 return  # a full disk is no reason not to start: delivering is what empties it
@@ -131,8 +119,30 @@ class Spool:
                     "found that a file cannot be renamed from one to the other"
                 ) from error
             raise SpoolError(f"expected to write in {self.directory}, found: {error.strerror}") from error
+
+    def _try_renames(self) -> None:
+        """Rename a probe through the folders, since two bind mounts of one filesystem share a device number."""
+        directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # One process at a time: whatever probe is there is of one that died, and would stay for ever.
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            for folder in (self.incoming, self.staging.path, self.quarantine.path):
+                for left in folder.glob(".probe-*.part"):
+                    left.unlink(missing_ok=True)
+            probe = self.incoming / f".probe-{uuid.uuid4().hex}.part"
+            fd = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                # Claimed: a receiver that starts at the same moment sweeps staging/.
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for folder in (self.staging.path, self.quarantine.path):
+                    target = folder / probe.name
+                    probe.rename(target)
+                    probe = target
+            finally:
+                os.close(fd)
+                probe.unlink(missing_ok=True)
         finally:
-            probe.unlink(missing_ok=True)
+            os.close(directory)
 
     def free_bytes(self) -> int:
         """Bytes that an ordinary user can still write on the spool's filesystem."""
