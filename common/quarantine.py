@@ -86,13 +86,16 @@ class Quarantine:
         )
 
     def names(self) -> Iterator[str]:
-        """The names of the entries in quarantine/ that are not sidecars."""
-        with os.scandir(self.path) as entries:
-            names = {entry.name for entry in entries if not is_hidden(entry.name)}
-        for name in names:
-            stem = name.removesuffix(_SIDECAR)
-            if stem == name or not (stem in names or self._stands_alone(stem)):
-                yield name
+        """The names of the entries in quarantine/ that are not sidecars.
+
+        A file that is on its way (U6 to U8) is waited for: its sidecar, without it, would pass for a file of its own.
+        """
+        with self._locked():
+            with os.scandir(self.path) as entries:
+                names = {entry.name for entry in entries if not is_hidden(entry.name)}
+            stems = ((name, name.removesuffix(_SIDECAR)) for name in names)
+            found = [name for name, stem in stems if stem == name or not (stem in names or self._stands_alone(stem))]
+        yield from found
 
     def holds(self, name: str) -> bool:
         """Tell whether an entry of this name is in quarantine/."""

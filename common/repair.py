@@ -122,7 +122,8 @@ def follow_quarantine(spool: Spool, ledger: Ledger) -> tuple[int, int]:
                 continue
             ledger.adopt_quarantined(name, size_bytes, quarantine.read_reason(name))
             adopted += 1
-    # A file on its way to quarantine/ has its row already: look in incoming/ first, then there again.
+    # What is on its way to quarantine/ has its row already, and was waited for. What is not there is gone, unless a
+    # process died on the way, or a person brings it back: look in incoming/ first, then there again.
     gone = [name for name in rows if name not in there and not is_there(spool, name) and not quarantine.holds(name)]
     return adopted, ledger.removed(gone, State.QUARANTINE) if gone else 0
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -470,3 +471,14 @@ def test_many_threads_get_many_names(spool: Spool) -> None:
     assert sorted(names) == ["IM1", *(f"IM1~{n}" for n in range(2, 9))]
     for name in names:
         assert spool.quarantine.read_reason(name)["of"] == (spool.quarantine.path / name).read_text()
+
+
+def test_a_file_on_its_way_is_waited_for(spool: Spool) -> None:
+    """Between U6 and U8 a sidecar without its file is neither listed for a file nor left out with the file to come."""
+    drop(spool, "a.dcm")
+    with ThreadPoolExecutor(1) as pool, spool.quarantine.reserve("a.dcm") as slot:
+        slot.write_reason(REASON)
+        listed = pool.submit(lambda: list(spool.quarantine.names()))
+        wait([listed], 0.5)
+        slot.move()
+    assert listed.result(10) == ["a.dcm"]

@@ -5,6 +5,7 @@ import io
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -428,3 +429,17 @@ def test_a_hidden_folder_and_incoming_itself_stay(gateway: Gateway, scanning: Re
     scanning.scan(QUIET)
     assert folders(gateway) == {".hidden", ".hidden/empty"}
     assert Path(gateway.spool.incoming).is_dir()
+
+
+def test_a_file_on_its_way_to_quarantine_is_not_called_removed(gateway: Gateway, scanning: Reconciling) -> None:
+    """Between U7 and U8 the row of a file from a folder bears the name that it will have in quarantine/."""
+    make_instance(gateway.spool.incoming / "folder" / "IM1")
+    gateway.ledger.adopt("folder/IM1", None, 1)
+    with ThreadPoolExecutor(1) as pool, gateway.spool.quarantine.reserve("folder/IM1") as slot:
+        slot.write_reason({"cause": "refused"})
+        gateway.ledger.quarantined(Outcome("folder/IM1", 409, Cause.REFUSED), slot.name, attempts=1)
+        scan = pool.submit(lambda: scanning.scan(0.0))
+        wait([scan], 0.5)
+        slot.move()
+    scan.result(10)
+    assert [event.event for event in gateway.ledger.events("IM1")] == [Event.ADOPTED, Event.QUARANTINED]
