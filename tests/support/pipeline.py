@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from common.ledger import Ledger
@@ -28,14 +28,17 @@ def wait_for(condition: Callable[[], object], seconds: float = 30, what: str = "
 
 
 class Process:
-    """`python -m <module> --config <ini>` with its standard error in a file."""
+    """`python -m <module> --config <ini>` with its standard error in a file; `through` a command that starts it."""
 
-    def __init__(self, module: str, ini: Path, log: Path, environ: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, module: str, ini: Path, log: Path, environ: dict[str, str] | None = None, through: Sequence[str] = ()
+    ) -> None:
         self.module = module
         self.log_path = log
+        command = [*through, module] if through else [sys.executable, "-m", module]
         with open(log, "ab") as output:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", module, "--config", str(ini)],
+                [*command, "--config", str(ini)],
                 cwd=ROOT,
                 stderr=output,
                 env={**os.environ, **(environ or {})},
@@ -100,10 +103,15 @@ class Pipeline:
 
     def start(self, module: str, **environ: str) -> Process:
         """Start a process and wait until it is ready."""
-        number = sum(1 for process in self.processes if process.module == module)
-        process = Process(module, self.ini, self.folder / f"{module}-{number}.log", environ)
-        self.processes.append(process)
+        process = self.launch(module, **environ)
         process.wait_for_line({"receiver": "listening", "uploader": "delivering"}[module])
+        return process
+
+    def launch(self, module: str, through: Sequence[str] = (), **environ: str) -> Process:
+        """Start a process and wait for nothing."""
+        number = sum(1 for process in self.processes if process.module == module)
+        process = Process(module, self.ini, self.folder / f"{module}-{number}.log", environ, through)
+        self.processes.append(process)
         return process
 
     def stop(self) -> None:
