@@ -16,7 +16,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export STOWGATE_CONFIG := $(CONFIG)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check bench-receive bench-deliver bench-pipeline fuzz fuzz-parser soak format clean test-crashes test-storm
+.PHONY: help demo run test check bench-receive bench-deliver bench-pipeline fuzz fuzz-parser soak format clean test-crashes test-storm test-mutants
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -50,11 +50,14 @@ run: $(STAMP) ## receiver and uploader by the Procfile, with your pipeline.ini (
 test: $(DEV_STAMP) ## every test; what needs Debian packages is skipped where they are missing
 	$(BIN)/python -m pytest -n 4 --dist loadfile $(PYTEST_ARGS)
 
-test-crashes: $(DEV_STAMP) ## SIGKILL at every step and inside the steps, about 4 minutes
-	$(BIN)/python -m pytest -m "" tests/integration/test_crash_*.py $(PYTEST_ARGS)
+test-crashes: $(DEV_STAMP) ## SIGKILL at every step and inside the steps, about 6 minutes
+	$(BIN)/python -m pytest -s -m "" tests/integration/test_crash_*.py $(PYTEST_ARGS)
 
 test-storm: $(DEV_STAMP) ## the kill storm: 250 kills, about 4 minutes (KILLS=…, SEED=… to repeat one)
 	STOWGATE_STORM_KILLS=$(or $(KILLS),250) STOWGATE_STORM_SEED=$(or $(SEED),0) $(BIN)/python -m pytest -s tests/integration/test_kill_storm.py $(PYTEST_ARGS)
+
+test-mutants: $(DEV_STAMP) ## break the order of the steps in scratch copies, and see the tests notice, about 8 minutes
+	PYTHONPATH=.:tests $(BIN)/python -m support.mutants
 
 check: $(DEV_STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

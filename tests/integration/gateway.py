@@ -76,7 +76,7 @@ class Gateway:
 
     def died(self, process: Process) -> bool:
         """Wait until a process is dead; True if it died of the armed point."""
-        process.popen.wait(20)
+        process.popen.wait(60)
         return process.popen.returncode == -signal.SIGKILL and not self.point.exists()
 
     def send(self, to_send: Iterable[ToSend]) -> ResendingSender:
@@ -113,7 +113,7 @@ class Gateway:
         missing = lost(self.acknowledged, self.pipeline.spool, self.archive)
         assert not missing, missing
 
-    def settles(self, seconds: float = 20) -> None:
+    def settles(self, seconds: float = 30) -> None:
         """All is delivered or quarantined, nothing is left over anywhere, and the ledger says the same."""
         deadline = time.monotonic() + seconds
         self.nothing_is_lost()

@@ -24,7 +24,7 @@ from sandbox.running import running_sandbox
 from support.pipeline import Process
 from support.programs import needs_dcmtk
 
-KILLS = int(os.environ.get("STOWGATE_STORM_KILLS", "15"))
+KILLS = int(os.environ.get("STOWGATE_STORM_KILLS", "12"))
 SEED = int(os.environ.get("STOWGATE_STORM_SEED", "0")) or random.SystemRandom().randrange(1, 1_000_000)
 PROCESSES = ("receiver", "receiver", "uploader", "uploader")
 PAUSE = (0.0, 0.8)  # seconds between kills; a process is ready after about half a second
