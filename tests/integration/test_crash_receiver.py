@@ -112,6 +112,20 @@ def test_a_receiver_dies_at_a_step(gateway: Gateway, point: str) -> None:
     # What that one had ready for a next instance is swept by the receiver of the next test.
 
 
+def test_what_a_receiver_left_without_a_row_is_found_by_an_uploader_that_starts_later(gateway: Gateway) -> None:
+    """Nobody saw it come: the scan at the start adopts and delivers it, though its sender does not send again."""
+    for process in gateway.pipeline.processes:
+        process.kill()
+    receiver = gateway.start("receiver")
+    (one,) = instances(1)
+    gateway.arm("R3 the file is renamed")
+    assert not gateway.try_once(one)
+    assert gateway.died(receiver)
+    uploader(gateway)
+    wait_for((gateway.archive / f"{one.uid}.dcm").exists)
+    gateway.settles()
+
+
 @pytest.mark.parametrize("point", long_but_for(crash_points.START[:1], STARTING))
 def test_a_receiver_dies_while_it_starts(
     gateways: Gateways, tmp_path_factory: pytest.TempPathFactory, point: str

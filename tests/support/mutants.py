@@ -138,7 +138,7 @@ MUTANTS = (
         (CRASH_R,),
     ),
     Mutant(
-        "a file without a row is not adopted",
+        "the scan does not bring in a file without a row",
         "uploader/reconciling.py",
         "        for one in found:\n            known = owed.get(ledger_name(one.name))\n",
         "        for one in found:\n            known = owed.get(ledger_name(one.name))\n"
