@@ -44,7 +44,7 @@ def gateway(gateways: Gateways) -> Iterator[Gateway]:
 
 @contextlib.contextmanager
 def killing(process: Process, call: str, number: int, log: Path) -> Iterator[None]:
-    """Have a process killed when one of its threads begins its n-th call of a kind, from now on."""
+    """Have a process killed when one of its threads begins its n-th call of a kind, from now on; or at the end."""
     inject = ("-e", f"trace={call}", "-e", f"inject={call}:signal=SIGKILL:when={number}")
     with open(log, "wb") as errors:
         strace = subprocess.Popen(
@@ -56,7 +56,9 @@ def killing(process: Process, call: str, number: int, log: Path) -> Iterator[Non
             pytest.fail(f"strace cannot attach to a process:\n{log.read_text()}")
         yield
     finally:
-        strace.terminate()
+        # The process first, whatever became of it: strace may never come back from letting go of one that runs.
+        process.kill()
+        strace.kill()
         strace.wait(10)
 
 
@@ -75,7 +77,6 @@ def test_a_receiver_dies_at_a_system_call(gateway: Gateway, tmp_path: Path, call
             left = [one for one in instances(2, 40_000) if not gateway.try_once(one)]
             gateway.nothing_is_lost()
             survived = receiver.popen.poll() is None and not left
-        receiver.kill()
         if survived:
             break
     print(f"killed at {number - 1} calls of {call}")  # noqa: T201 - a number for docs/reliability.md
@@ -104,7 +105,6 @@ def test_an_uploader_dies_at_a_system_call(gateway: Gateway, tmp_path: Path, cal
             wait_for(lambda it=uploader: it.popen.poll() is not None or not gateway.pipeline.incoming())
             gateway.nothing_is_lost()
             survived = uploader.popen.poll() is None
-        uploader.kill()
         if survived:
             break
     print(f"killed at {number - 1} calls of {call}")  # noqa: T201 - a number for docs/reliability.md
