@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from watchdog.events import (
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 from watchdog.observers.polling import PollingObserver
+from watchdog.utils import BaseThread
 
 from common import logs
 
@@ -47,18 +49,19 @@ class Watcher(FileSystemEventHandler):
         self._seen = seen
         self._missed = missed
         self._observer: BaseObserver | None = None
-        self._inode = 0
+        self._threads: list[threading.Thread] = []
+        self._watched = (0, 0)
 
     def start(self) -> None:
         """Begin to watch; by polling where the kernel gives no events."""
         try:
-            self._inode = os.stat(self._folder).st_ino
-            self._observer = self._started(Observer())
+            self._watched = self._identity()
+            self._observer = self._started(Observer)
         except OSError as error:
             # No inotify instance or watch left, or a filesystem without events.
             log.warning("no events from the kernel, polling instead", reason=error.strerror)
             try:
-                self._observer = self._started(PollingObserver())
+                self._observer = self._started(PollingObserver)
             except OSError as again:
                 self._observer = None
                 log.error("incoming cannot be watched, rescans alone find files", reason=again.strerror)
@@ -72,16 +75,15 @@ class Watcher(FileSystemEventHandler):
             self._observer = None
 
     def revive(self) -> None:
-        """Begin anew if watchdog's threads died or the folder was replaced; then say that events were missed."""
-        observer = self._observer
+        """Begin anew if a thread of watchdog died or the folder was replaced; then say that events were missed."""
         try:
-            replaced = os.stat(self._folder).st_ino != self._inode
+            replaced = self._identity() != self._watched
         except OSError:
             return  # the folder is away: the scan complains, and there is nothing to watch
-        alive = observer is not None and observer.is_alive() and all(one.is_alive() for one in observer.emitters)
+        alive = self._observer is not None and all(thread.is_alive() for thread in self._threads)
         if alive and not replaced:
             return
-        log.warning("watching anew")
+        log.warning("watching anew", reason="incoming was replaced" if replaced else "a thread that watches has died")
         self.stop()
         self.start()
         self._missed()
@@ -98,8 +100,17 @@ class Watcher(FileSystemEventHandler):
             log.exception("an event was lost")
             self._missed()
 
-    def _started(self, observer: BaseObserver) -> BaseObserver:
+    def _started(self, make: Callable[[], BaseObserver]) -> BaseObserver:
+        before = set(threading.enumerate())
+        observer = make()
         observer.daemon = True
         observer.schedule(self, str(self._folder), recursive=True, event_filter=_EVENTS)
         observer.start()
+        # Not only the observer and its emitters: the one that reads inotify's descriptor is in neither, and can die
+        # of what people do with folders while those two wait for it.
+        self._threads = [one for one in threading.enumerate() if isinstance(one, BaseThread) and one not in before]
         return observer
+
+    def _identity(self) -> tuple[int, int]:
+        status = os.stat(self._folder)
+        return status.st_dev, status.st_ino

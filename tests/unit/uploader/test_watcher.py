@@ -13,6 +13,7 @@ import pytest
 from uploader_fakes import until
 from watchdog.events import FileClosedEvent, FileCreatedEvent
 from watchdog.observers.api import BaseObserver
+from watchdog.observers.inotify_c import InotifyFD
 from watchdog.observers.polling import PollingObserver
 
 import uploader.watcher
@@ -218,7 +219,14 @@ def kill_emitter(ears: Ears) -> None:
         emitter.join(5)
 
 
-@pytest.mark.parametrize("kill", [kill_observer, kill_emitter], ids=lambda kill: kill.__name__)
+def kill_reader(ears: Ears) -> None:
+    """The thread that reads inotify's descriptor, which neither the observer nor an emitter is."""
+    (reader,) = [thread for thread in threading.enumerate() if isinstance(thread, InotifyFD)]
+    reader.stop()
+    reader.join(5)
+
+
+@pytest.mark.parametrize("kill", [kill_observer, kill_emitter, kill_reader], ids=lambda kill: kill.__name__)
 def test_a_dead_watch_is_begun_anew(ears: Ears, incoming: Path, source: Path, kill: Callable[[Ears], None]) -> None:
     """When a thread of watchdog has died, revive watches anew and says that events were missed."""
     kill(ears)
@@ -227,6 +235,29 @@ def test_a_dead_watch_is_begun_anew(ears: Ears, incoming: Path, source: Path, ki
     assert ears.missed == 1
     shutil.copy(source, incoming / "seen.dcm")
     until(lambda: ears.closed("seen.dcm"))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_folder_that_people_move_about_does_not_end_the_watch(ears: Ears, incoming: Path, tmp_path: Path) -> None:
+    """A folder moved out, another of its name that comes and goes, and the end of the first one: watched anew.
+
+    watchdog's reading thread dies of it (KeyError in 7.1.0), and the two that wait for it live on.
+    """
+    (incoming / "study").mkdir()
+    until(lambda: ears.folder("study"))
+    os.rename(incoming / "study", tmp_path / "away")
+    ears.told.clear()
+    (incoming / "study").mkdir()
+    until(lambda: ears.folder("study"))
+    (incoming / "study").rmdir()
+    (tmp_path / "away").rmdir()
+
+    def told_again() -> bool:
+        ears.watcher.revive()
+        (incoming / "x.dcm").write_bytes(b"x")
+        return ears.closed("x.dcm")
+
+    until(told_again)
 
 
 def test_a_replaced_folder_is_watched_anew(ears: Ears, incoming: Path, tmp_path: Path, source: Path) -> None:
