@@ -1,10 +1,20 @@
-"""Directories and names, as every folder of the spool sees them."""
+"""Directories and names, as every folder of the spool sees them.
 
+People drop whole folders into incoming/, move them about, and put links in their place. A path would be followed
+through such a link, out of the spool. So an entry of a folder below is reached by descriptors of the folders on the
+way, none of which is a link; that also reaches folders whose path is longer than the kernel takes.
+"""
+
+import contextlib
+import errno
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 _FULL_BYTES = 1024 * 1024
+_FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
 _OUR_NAME = re.compile(r"[0-9a-f]{32}\.dcm\Z")
 
 
@@ -78,6 +88,92 @@ class HeldDirectory:
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
+
+
+def open_folder(root: str | int, folder: str) -> int:
+    """Open a folder by its path relative to `root`, for reading; whoever gets the descriptor closes it.
+
+    Args:
+        root: a path, or the descriptor of a folder.
+        folder: not empty.
+
+    Raises:
+        NotADirectoryError: something on the way is no folder, but a link, say.
+        OSError: it is not there, or cannot be read.
+    """
+    *way, last = folder.split("/")
+    fd = os.dup(root) if isinstance(root, int) else os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in way:
+            below = os.open(part, os.O_PATH | _FOLDER, dir_fd=fd)
+            os.close(fd)
+            fd = below
+        return os.open(last, os.O_RDONLY | _FOLDER, dir_fd=fd)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
+        raise
+    finally:
+        os.close(fd)
+
+
+class Walk:
+    """The way through a tree of folders, entered one after the other; no link is followed.
+
+    Who enters one below the last one goes on from there: the way to a folder is not gone from the beginning for each.
+
+    Args:
+        root: the path of the folder on top.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._folder = ""
+        self._fd = -1
+
+    def enter(self, folder: str) -> int:
+        """A descriptor of a folder, by its path relative to the root; good until the next call.
+
+        Raises:
+            OSError: as open_folder does.
+        """
+        below = folder[len(self._folder) + 1 :] if self._folder and folder.startswith(f"{self._folder}/") else ""
+        if not folder:
+            fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        elif below:
+            fd = open_folder(self._fd, below)
+        else:
+            fd = open_folder(self._root, folder)
+        self.close()
+        self._folder, self._fd = folder, fd
+        return fd
+
+    def close(self) -> None:
+        """Leave."""
+        fd, self._fd, self._folder = self._fd, -1, ""
+        if fd >= 0:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def parent_of(root: str, name: str) -> Iterator[tuple[int | None, str]]:
+    """Where an entry below `root` lies: the descriptor of its folder, and its name there, for calls with a `dir_fd`.
+
+    For an entry of `root` itself: no descriptor, and its path.
+
+    Raises:
+        NotADirectoryError: something on the way is no folder, but a link, say.
+        OSError: its folder is not there, or cannot be read.
+    """
+    folder, _, last = name.rpartition("/")
+    if not folder:
+        yield None, f"{root}/{name}"
+        return
+    fd = open_folder(root, folder)
+    try:
+        yield fd, last
+    finally:
+        os.close(fd)
 
 
 def sync_directory(path: Path) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from common.directory import is_hidden, sync_directory
+from common.directory import is_hidden, parent_of, sync_directory
 
 _NAME_MAX = 255  # bytes of a file name on Linux filesystems
 _EXTENSION_MAX = 32  # bytes; what is longer is no extension
@@ -43,17 +43,26 @@ class Quarantine:
         The caller writes the reason, records it in the ledger and then moves the file, in this order (U6 to U8).
         """
         with self._locked():
-            source = self.incoming / name
-            yield QuarantineSlot(self.path, source, self._free_name(source))
+            yield QuarantineSlot(self.path, self.incoming, name, self._free_name(self.incoming / name))
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = self._open()
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield
         finally:
             os.close(fd)
+
+    def _open(self) -> int:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        try:
+            return os.open(self.path, flags)
+        except FileNotFoundError:
+            # A person removed it with what was in it; what is refused next needs a place all the same.
+            self.path.mkdir(mode=0o700, exist_ok=True)
+            sync_directory(self.path.parent)
+            return os.open(self.path, flags)
 
     def _free_name(self, source: Path) -> str:
         """The name of `source`, or the first of `stem~2.ext`, `stem~3.ext` … that is free."""
@@ -134,9 +143,10 @@ class Quarantine:
 class QuarantineSlot:
     """A reserved name in quarantine/, and the three steps that fill it."""
 
-    def __init__(self, folder: Path, source: Path, name: str) -> None:
+    def __init__(self, folder: Path, incoming: Path, entry: str, name: str) -> None:
         self._folder = folder
-        self._source = source
+        self._incoming = incoming
+        self._entry = entry
         self.name = name
 
     def write_reason(self, reason: Mapping[str, Any]) -> None:
@@ -166,18 +176,23 @@ class QuarantineSlot:
         """Move the file, or the link itself, out of incoming/ (U8), and flush both directories.
 
         Raises:
-            FileNotFoundError: it is gone from incoming/.
+            FileNotFoundError, NotADirectoryError: it is gone from incoming/.
             OSError: it could not be moved, and stays owed; or it was, and may be back after a power cut.
         """
         target = self._folder / self.name
-        os.rename(self._source, target)
-        with contextlib.suppress(OSError, NotImplementedError):
-            if stat.S_ISREG(os.lstat(target).st_mode):
-                os.chmod(target, 0o600)
-        sync_directory(self._folder)
-        # A folder dropped by hand may be gone with its last file.
-        with contextlib.suppress(FileNotFoundError):
-            sync_directory(self._source.parent)
+        with parent_of(os.fspath(self._incoming), self._entry) as (parent, path):
+            os.rename(path, target, src_dir_fd=parent)
+            with contextlib.suppress(OSError, NotImplementedError):
+                status = os.lstat(target)
+                # The mode is that of all its links, and the others are not ours.
+                if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+                    os.chmod(target, 0o600)
+            sync_directory(self._folder)
+            # A folder dropped by hand may be gone with its last file.
+            if parent is not None:
+                os.fsync(parent)
+            else:
+                sync_directory(self._incoming)
 
     def forget(self) -> None:
         """Remove the sidecar again: the file was not moved after all."""

@@ -131,7 +131,7 @@ def follow_quarantine(spool: Spool, ledger: Ledger) -> tuple[int, int]:
 def is_there(spool: Spool, name: str) -> bool:
     """Tell whether a file is in incoming/, or may be: a disk that fails says nothing about it."""
     try:
-        os.lstat(spool.incoming / name)
+        spool.status(name)
     except OSError as error:
         return error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
     return True

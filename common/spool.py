@@ -1,6 +1,6 @@
 """The spool directory: its folders, what lies in incoming/, and claims on it.
 
-Every rename, fsync, unlink and claim under the spool is here, in common.staging and in common.quarantine.
+Every rename, fsync, unlink and claim under the spool is here, in common.claim, common.staging and common.quarantine.
 
 Layout and guarantee are described in docs/design.md; the step numbers in the comments (R1…, U1…) are
 the ones of its tables. A file is claimed with `flock` on its open descriptor: the kernel drops the claim
@@ -16,16 +16,17 @@ import fcntl
 import os
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Self
 
-from common.directory import is_full, is_hidden, sync_directory
+from common.claim import Claim, Signature
+from common.directory import Walk, is_full, is_hidden, parent_of, sync_directory
 from common.errors import SpoolError
 from common.quarantine import Quarantine
 from common.staging import Staging
+
+__all__ = ["Busy", "Claim", "Found", "Gone", "NotAFile", "Signature", "Spool"]
 
 
 class Busy(Exception):  # noqa: N818 - an outcome of claim(), not a failure
@@ -38,30 +39,6 @@ class Gone(Exception):  # noqa: N818 - an outcome of claim(), not a failure
 
 class NotAFile(Exception):  # noqa: N818 - an outcome of claim(), not a failure
     """A symbolic link, FIFO, socket or device: never opened, wherever it points."""
-
-
-@dataclass(frozen=True, slots=True)
-class Signature:
-    """What changes when a file is written to or replaced: inode, size in bytes, mtime and ctime in ns."""
-
-    inode: int
-    size_bytes: int
-    mtime_ns: int
-    ctime_ns: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> Self:
-        """The signature in a stat result."""
-        return cls(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-    def is_of(self, status: os.stat_result) -> bool:
-        """Whether a stat result has this signature."""
-        return (
-            self.inode == status.st_ino
-            and self.size_bytes == status.st_size
-            and self.mtime_ns == status.st_mtime_ns
-            and self.ctime_ns == status.st_ctime_ns
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,50 +134,68 @@ class Spool:
         """Tell whether not even the ledger may find the room that it needs."""
         return is_full(self.directory)
 
-    def scan(self, below: str = "") -> Iterator[Found]:
+    def scan(
+        self, below: str = "", passed_over: Callable[[str, OSError], None] = lambda _name, _error: None
+    ) -> Iterator[Found]:
         """Walk incoming/, or the folder `below` in it, without following links. Hidden names are left out.
 
         A folder or file that vanishes or cannot be read during the walk is passed over: the next scan decides.
 
+        Args:
+            below: relative to incoming/.
+            passed_over: told of each folder that is there and cannot be read.
+
         Raises:
             OSError: incoming/ itself cannot be read. That says nothing about the files that were in it.
         """
-        if not self._is_ours_to_enter(below):
+        if is_hidden(below) and below:
             return
         folders = [below]
-        while folders:
-            folder = folders.pop()
-            try:
-                entries = os.scandir(self.incoming / folder)
-            except OSError:
-                if not folder:
-                    raise
-                continue
-            with entries:
-                for entry in entries:
-                    name = f"{folder}/{entry.name}" if folder else entry.name
-                    if is_hidden(entry.name):
-                        continue
-                    try:
-                        if entry.is_dir(follow_symlinks=False):
-                            folders.append(name)
+        with contextlib.closing(Walk(self._incoming)) as walk:
+            while folders:
+                folder = folders.pop()
+                try:
+                    entries = os.scandir(walk.enter(folder))
+                except OSError as error:
+                    if not folder:
+                        raise
+                    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                        passed_over(folder, error)
+                    continue
+                with entries:
+                    for entry in entries:
+                        name = f"{folder}/{entry.name}" if folder else entry.name
+                        if is_hidden(entry.name):
                             continue
-                        status = entry.stat(follow_symlinks=False)
-                    except OSError:
-                        continue
-                    yield Found(name, Signature.of(status), stat.S_ISREG(status.st_mode))
+                        try:
+                            if entry.is_dir(follow_symlinks=False):
+                                folders.append(name)
+                                continue
+                            status = entry.stat(follow_symlinks=False)
+                        except OSError:
+                            continue
+                        yield Found(name, Signature.of(status), stat.S_ISREG(status.st_mode))
 
     def look(self, name: str) -> Found | None:
         """One entry of incoming/ as a scan would see it; None if it is gone, hidden or a folder."""
-        if is_hidden(name) or not self._is_ours_to_enter(name.rpartition("/")[0]):
+        if is_hidden(name):
             return None
         try:
-            status = os.lstat(f"{self._incoming}/{name}")
+            status = self.status(name)
         except OSError:
             return None
         if stat.S_ISDIR(status.st_mode):
             return None
         return Found(name, Signature.of(status), stat.S_ISREG(status.st_mode))
+
+    def status(self, name: str) -> os.stat_result:
+        """What the system says of an entry of incoming/ itself, without following links.
+
+        Raises:
+            OSError: it is not there, or a link stands on the way, or that cannot be told.
+        """
+        with parent_of(self._incoming, name) as (fd, path):
+            return os.lstat(path) if fd is None else os.stat(path, dir_fd=fd, follow_symlinks=False)
 
     def claim(self, name: str) -> "Claim":
         """Open and lock a file of incoming/ for delivery (U1).
@@ -211,17 +206,23 @@ class Spool:
             NotAFile: it is a link, FIFO, socket or device. It was not opened.
             OSError: it cannot be opened (EACCES, EIO, …).
         """
-        path = f"{self._incoming}/{name}"
+        if "/" in name and is_hidden(name.rpartition("/")[0]):
+            raise Gone
         try:
-            mode = os.lstat(path).st_mode
-            if stat.S_ISDIR(mode) or not self._is_ours_to_enter(name.rpartition("/")[0]):
-                raise Gone
-            # A device is not even opened: opening alone can act on it.
-            if not stat.S_ISREG(mode):
-                raise NotAFile
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with parent_of(self._incoming, name) as (parent, path):
+                return self._claim(name, path, parent)
         except (FileNotFoundError, NotADirectoryError):
             raise Gone from None
+
+    def _claim(self, name: str, path: str, parent: int | None) -> "Claim":
+        mode = os.stat(path, dir_fd=parent, follow_symlinks=False).st_mode
+        if stat.S_ISDIR(mode):
+            raise Gone
+        # A device is not even opened: opening alone can act on it.
+        if not stat.S_ISREG(mode):
+            raise NotAFile
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise NotAFile from None
@@ -230,98 +231,36 @@ class Spool:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             status = os.fstat(fd)
             # Whoever held it before us may have deleted or moved it while we waited for the lock.
-            there = os.lstat(path).st_ino == status.st_ino
+            there = os.stat(path, dir_fd=parent, follow_symlinks=False).st_ino == status.st_ino
         except BlockingIOError:
             os.close(fd)
             raise Busy from None
-        except (FileNotFoundError, NotADirectoryError):
-            os.close(fd)
-            raise Gone from None
         except BaseException:
             os.close(fd)
             raise
         if not there or not stat.S_ISREG(status.st_mode):
             os.close(fd)
             raise Gone
-        return Claim(path, name, fd, Signature.of(status))
-
-    def _is_ours_to_enter(self, folder: str) -> bool:
-        """Tell whether a relative path leads into a folder without links and hidden names on the way."""
-        if not folder:
-            return True
-        parts = folder.split("/")
-        paths = (self.incoming.joinpath(*parts[: count + 1]) for count in range(len(parts)))
-        try:
-            return not is_hidden(folder) and all(stat.S_ISDIR(os.lstat(path).st_mode) for path in paths)
-        except OSError:
-            return False
+        return Claim(self._incoming, name, fd, Signature.of(status))
 
     def empty_folders(self) -> Iterator[tuple[str, int]]:
         """The folders below incoming/ that hold nothing at all, with their mtime in ns. Hidden ones are left out."""
-        for folder, folders, files in os.walk(self.incoming):
-            if folder != str(self.incoming) and not folders and not files:
+        folders = [""]
+        with contextlib.closing(Walk(self._incoming)) as walk:
+            while folders:
+                folder = folders.pop()
                 with contextlib.suppress(OSError):
-                    yield os.path.relpath(folder, self.incoming), os.lstat(folder).st_mtime_ns
-            folders[:] = [name for name in folders if not is_hidden(name)]
+                    fd = walk.enter(folder)
+                    with os.scandir(fd) as entries:
+                        empty = True
+                        for entry in entries:
+                            empty = False
+                            if not is_hidden(entry.name) and entry.is_dir(follow_symlinks=False):
+                                folders.append(f"{folder}/{entry.name}" if folder else entry.name)
+                    if empty and folder:
+                        yield folder, os.fstat(fd).st_mtime_ns
 
     def remove_folder(self, name: str) -> None:
         """Remove an empty folder below incoming/; one that is not empty any more stays."""
-        with contextlib.suppress(OSError):
-            os.rmdir(self.incoming / name)
-
-
-class Claim:
-    """A file of incoming/ that is ours to deliver until `close`."""
-
-    def __init__(self, path: str, name: str, fd: int, signature: Signature) -> None:
-        self._path = path
-        self.fd = fd
-        self.name = name
-        self.signature = signature
-        self.deleted = False
-
-    @property
-    def size_bytes(self) -> int:
-        """The size when it was claimed, in bytes."""
-        return self.signature.size_bytes
-
-    def reader(self) -> BinaryIO:
-        """The file from its start. Readers of one claim share a position: use one at a time."""
-        reader = os.fdopen(os.dup(self.fd), "rb")
-        reader.seek(0)
-        return reader
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        """At most `length` bytes from `offset`; fewer only at the end of the file."""
-        return os.pread(self.fd, length, offset)
-
-    def unchanged(self) -> bool:
-        """Tell whether the name still leads to the very bytes that were claimed."""
-        try:
-            return self.signature.is_of(os.lstat(self._path))
-        except OSError:
-            return False
-
-    def delete(self) -> None:
-        """Remove the file (U5). The caller has the proof that the destination stored it.
-
-        Raises:
-            OSError: it could not be removed; it stays owed.
-        """
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path)
-        self.deleted = True
-
-    def close(self) -> None:
-        """Drop the claim."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        with contextlib.suppress(OSError), parent_of(self._incoming, name) as (fd, path):
+            os.rmdir(path, dir_fd=fd)

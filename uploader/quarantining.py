@@ -113,7 +113,7 @@ class Quarantining:
                     raise
                 try:
                     slot.move()
-                except FileNotFoundError:
+                except (FileNotFoundError, NotADirectoryError):
                     slot.forget()
                     raise
         except OSError as error:

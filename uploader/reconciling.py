@@ -19,6 +19,8 @@ from uploader.entry import origin_of
 
 log = logs.get(__name__)
 
+_LOG_SECONDS = 60.0  # folders that cannot be read are spoken of at most once in so long
+
 
 class Reconciling:
     """Scans the spool.
@@ -53,6 +55,7 @@ class Reconciling:
         self._enter = enter
         self._unknown: set[str] | None = None
         self._empty_since: dict[str, tuple[int, float]] = {}
+        self._complaints = logs.OncePer(_LOG_SECONDS)
 
     def scan(self, monotonic: float) -> None:
         """Look at everything once.
@@ -65,9 +68,9 @@ class Reconciling:
         try:
             owed = self._ledger.owed()
         except Exception:
-            self._see(list(self._spool.scan()), {}, monotonic)
+            self._see(list(self._spool.scan(passed_over=self._complain)), {}, monotonic)
             raise
-        found = list(self._spool.scan())
+        found = list(self._spool.scan(passed_over=self._complain))
         self._see(found, owed, monotonic)
         labels = {ledger_name(one.name): one.name for one in found}
         self._say_removed(State.INCOMING, remove_missing(self._spool, self._ledger, owed, labels))
@@ -96,6 +99,10 @@ class Reconciling:
         """Take note of the files in a folder that appeared in incoming/."""
         for found in self._spool.scan(name):
             self._backlog.see(found, monotonic)
+
+    def _complain(self, name: str, error: OSError) -> None:
+        if self._complaints.ready("folder"):
+            log.error("a folder in incoming cannot be read, its files wait", folder=logs.file_label(name), error=error)
 
     def _see(self, found: list[Found], owed: dict[str, Owed], monotonic: float) -> None:
         self._backlog.keep_only({one.name for one in found})

@@ -211,12 +211,12 @@ class Settling:
             report.fates[name] = Fate.UNSETTLED
             return
         try:
-            one.claim.delete()
+            deleted = one.claim.delete()
         except OSError as error:
             log.error("sent, but it cannot be deleted", file=logs.file_label(name), error=error)
             report.later(name, self._backoff.maximum)
         else:
-            report.fates[name] = Fate.SETTLED
+            report.fates[name] = Fate.SETTLED if deleted else Fate.UNSETTLED
 
     def _settle_retried(self, retried: Sequence[tuple[Taken, Outcome, float]], report: Report) -> None:
         try:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ PROJECT = Path(__file__).parents[3]
 RESERVE = """
 import sys
 from pathlib import Path
+from typing import Any
 from common.spool import Spool
 with Spool(Path(sys.argv[1])).quarantine.reserve("a.dcm") as slot:
     print(slot.name, flush=True)
@@ -235,9 +237,9 @@ def test_the_reason_is_durable_before_it_has_its_name_and_the_file_follows(
         calls.append(f"fsync {Path(os.readlink(f'/proc/self/fd/{fd}')).name if is_folder else 'sidecar'}")
         fsync(fd)
 
-    def note_rename(source: Path, target: Path) -> None:
+    def note_rename(source: Path, target: Path, **where: Any) -> None:
         calls.append(f"rename to {target.name}")
-        rename(source, target)
+        rename(source, target, **where)
 
     monkeypatch.setattr(os, "fsync", note_fsync)
     monkeypatch.setattr(os, "rename", note_rename)
@@ -316,6 +318,45 @@ def test_a_fifo_is_moved_without_being_opened(spool: Spool) -> None:
     assert stat.S_ISFIFO((spool.quarantine.path / "fifo").lstat().st_mode)
 
 
+def test_a_file_that_left_with_its_folder_is_not_moved_through_a_link(spool: Spool, tmp_path: Path) -> None:
+    """If the folder was moved out of the spool, with a link in its place, what is in it is not ours any more."""
+    drop(spool, "folder/a.dcm")
+    with spool.quarantine.reserve("folder/a.dcm") as slot:
+        slot.write_reason(REASON)
+        os.rename(spool.incoming / "folder", tmp_path / "outside")
+        (spool.incoming / "folder").symlink_to(tmp_path / "outside")
+        with pytest.raises(NotADirectoryError):
+            slot.move()
+        slot.forget()
+    assert [path.name for path in (tmp_path / "outside").iterdir()] == ["a.dcm"]
+    assert lying_in(spool) == []
+
+
+def test_the_mode_of_a_file_with_another_name_elsewhere_is_left(spool: Spool, tmp_path: Path) -> None:
+    """A quarantined file gets mode 0600, unless it has another name elsewhere, whose mode would change too."""
+    for name in ("a.dcm", "linked.dcm"):
+        drop(spool, name)
+        (spool.incoming / name).chmod(0o644)
+    os.link(spool.incoming / "linked.dcm", tmp_path / "mine.dcm")
+    for name in ("a.dcm", "linked.dcm"):
+        with spool.quarantine.reserve(name) as slot:
+            slot.write_reason(REASON)
+            slot.move()
+    assert stat.S_IMODE((spool.quarantine.path / "a.dcm").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "mine.dcm").stat().st_mode) == 0o644
+
+
+def test_a_quarantine_that_somebody_removed_is_made_again(spool: Spool) -> None:
+    """`rm -r quarantine` costs what was in it, not the next file that is refused."""
+    spool.quarantine.path.rmdir()
+    drop(spool, "a.dcm")
+    with spool.quarantine.reserve("a.dcm") as slot:
+        slot.write_reason(REASON)
+        slot.move()
+    assert lying_in(spool) == ["a.dcm", "a.dcm.json"]
+    assert stat.S_IMODE(spool.quarantine.path.stat().st_mode) == 0o700
+
+
 def test_a_folder_that_goes_with_its_last_file_does_not_undo_the_move(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,9 +364,9 @@ def test_a_folder_that_goes_with_its_last_file_does_not_undo_the_move(
     drop(spool, "folder/a.dcm")
     rename = os.rename
 
-    def rename_and_remove(source: Path, target: Path) -> None:
-        rename(source, target)
-        if source.name == "a.dcm":
+    def rename_and_remove(source: Path, target: Path, **where: Any) -> None:
+        rename(source, target, **where)
+        if target.name == "a.dcm":
             spool.remove_folder("folder")
 
     monkeypatch.setattr(os, "rename", rename_and_remove)

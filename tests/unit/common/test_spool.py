@@ -9,13 +9,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from common.directory import is_hidden, is_ours
+from common.directory import is_hidden, is_ours, open_folder
 from common.errors import SpoolError
 from common.spool import Busy, Found, Gone, NotAFile, Spool
 
+OURS = "0123456789abcdef0123456789abcdef.dcm"
 HOLD_A_LOCK = """
 import fcntl, os, sys
 fd = os.open(sys.argv[1], os.O_RDONLY)
@@ -456,10 +458,10 @@ def test_a_file_that_becomes_a_link_is_not_followed(
     (tmp_path / "secret").write_bytes(b"secret")
     real_open = os.open
 
-    def replace_first(name: Path, flags: int) -> int:
+    def replace_first(name: Path, flags: int, dir_fd: int | None = None) -> int:
         path.unlink()
         path.symlink_to(tmp_path / "secret")
-        return real_open(name, flags)
+        return real_open(name, flags, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "open", replace_first)
     with pytest.raises(NotAFile):
@@ -476,13 +478,102 @@ def test_a_folder_that_became_a_link_is_not_followed(spool: Spool, tmp_path: Pat
         spool.claim("folder/a.dcm")
 
 
+def move_out_and_link(spool: Spool, outside: Path) -> None:
+    """What a person does who wants the space elsewhere: the folder goes out of the spool, a link takes its place."""
+    os.rename(spool.incoming / "folder", outside)
+    (spool.incoming / "folder").symlink_to(outside)
+
+
+def test_a_folder_that_becomes_a_link_in_the_middle_of_a_claim_is_not_followed(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link that replaces the folder right before the file is opened leads nowhere."""
+    put(spool, "folder/a.dcm", b"ours")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "a.dcm").write_bytes(b"secret")
+    real_open = os.open
+
+    def replace_first(name: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if str(name).endswith("a.dcm"):
+            os.rename(spool.incoming / "folder", tmp_path / "away")
+            (spool.incoming / "folder").symlink_to(tmp_path / "outside")
+        return real_open(name, flags, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", replace_first)
+    with spool.claim("folder/a.dcm") as claim:
+        assert claim.read_at(0, 10) == b"ours"
+        assert not claim.unchanged()
+
+
+def test_a_file_that_left_with_its_folder_is_not_deleted_through_a_link(spool: Spool, tmp_path: Path) -> None:
+    """A claimed file whose folder was moved out of the spool, with a link in its place, is not ours any more."""
+    put(spool, "folder/a.dcm", b"ours")
+    with spool.claim("folder/a.dcm") as claim:
+        move_out_and_link(spool, tmp_path / "outside")
+        assert not claim.unchanged()
+        assert claim.delete()
+    assert (tmp_path / "outside" / "a.dcm").read_bytes() == b"ours"
+
+
+def test_no_folder_is_removed_through_a_link(spool: Spool, tmp_path: Path) -> None:
+    """An empty folder that was moved out with the one around it stays."""
+    (spool.incoming / "folder" / "empty").mkdir(parents=True)
+    assert [name for name, _ in spool.empty_folders()] == ["folder/empty"]
+    move_out_and_link(spool, tmp_path / "outside")
+    spool.remove_folder("folder/empty")
+    assert (tmp_path / "outside" / "empty").is_dir()
+    assert list(spool.empty_folders()) == []
+
+
+@pytest.mark.parametrize("depth", [1500, 3000], ids=["deeper than Python recurses", "longer than a path may be"])
+def test_a_file_in_a_very_deep_folder_is_found_claimed_and_deleted(spool: Spool, depth: int) -> None:
+    """However deep somebody copies a tree into incoming/, nothing breaks, and its files are reached."""
+    fd = os.open(spool.incoming, os.O_RDONLY)
+    try:
+        for _ in range(depth):
+            os.mkdir("d", dir_fd=fd)
+            below = os.open("d", os.O_RDONLY, dir_fd=fd)
+            os.close(fd)
+            fd = below
+        os.close(os.open("a.dcm", os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=fd))
+        (found,) = spool.scan()
+        assert found.name == "d/" * depth + "a.dcm"
+        assert spool.look(found.name) == found
+        assert list(spool.empty_folders()) == []
+        with spool.claim(found.name) as claim:
+            assert claim.unchanged()
+            assert claim.delete()
+        assert list(spool.scan()) == []
+    finally:
+        os.close(fd)
+        # rm, since shutil.rmtree, by which pytest clears its folders, recurses.
+        subprocess.run(["rm", "-rf", spool.incoming / "d"], check=True)
+
+
+def test_a_folder_that_cannot_be_read_is_told(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of a folder that lets nobody in are passed over, not in silence."""
+    put(spool, "closed/a.dcm")
+    put(spool, "open/a.dcm")
+
+    def refuse(root: str | int, folder: str) -> int:
+        if folder == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return open_folder(root, folder)
+
+    monkeypatch.setattr("common.directory.open_folder", refuse)
+    told: list[tuple[str, int | None]] = []
+    found = list(spool.scan(passed_over=lambda name, error: told.append((name, error.errno))))
+    assert [one.name for one in found] == ["open/a.dcm"]
+    assert told == [("closed", errno.EACCES)]
+
+
 def test_a_file_that_cannot_be_opened_raises_what_the_system_says(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """EACCES and EIO are not mistaken for a file that is gone or busy."""
     put(spool, "a.dcm")
 
-    def refuse(*_: object) -> int:
+    def refuse(*_: object, **__: object) -> int:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(os, "open", refuse)
@@ -568,15 +659,124 @@ def _wait_for_the_next_tick(folder: Path) -> None:
 
 
 def test_delete_removes_the_file_and_forgives_its_absence(spool: Spool) -> None:
-    """A file that a person deleted a moment before is no error; one that cannot be deleted is."""
+    """A file that a person deleted a moment before is no error."""
+    for name in ("a.dcm", OURS):
+        path = put(spool, name)
+        with spool.claim(name) as claim:
+            assert claim.delete()
+            assert not path.exists()
+            assert claim.delete()
+    assert list(spool.incoming.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_deleted_raises_what_the_system_says(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EACCES and EIO are not mistaken for a file that is gone."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    for name in ("a.dcm", OURS):
+        put(spool, name)
+        with spool.claim(name) as claim, monkeypatch.context() as patch:
+            patch.setattr(os, "unlink", refuse)
+            patch.setattr(os, "rename", refuse)
+            with pytest.raises(PermissionError):
+                claim.delete()
+
+
+def _drop_another(path: Path) -> None:
+    path.with_name("another").write_bytes(b"another")
+    os.replace(path.with_name("another"), path)
+
+
+def _copy_another_over_it(path: Path) -> None:
+    path.write_bytes(b"another")
+
+
+def _make_a_folder_of_it(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+    (path / "inside").write_bytes(b"another")
+
+
+def _make_a_link_of_it(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/nowhere")
+
+
+@pytest.mark.parametrize("name", ["a.dcm", "folder/a.dcm"])
+@pytest.mark.parametrize(
+    "use_again",
+    [_drop_another, _copy_another_over_it, _make_a_folder_of_it, _make_a_link_of_it],
+    ids=lambda one: one.__name__,
+)
+def test_what_comes_under_the_name_right_before_the_deletion_stays(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, name: str, use_again: Callable[[Path], None]
+) -> None:
+    """A second file of a name, moved or copied to it after the last look at the first one, is not deleted for it."""
+    path = put(spool, name)
+    os.utime(path, ns=(1, 1))
+    rename, unlink = os.rename, os.unlink
+    done = False
+
+    def before(act: Callable[..., None], *arguments: Any, **where: Any) -> None:
+        nonlocal done
+        if not done:
+            done = True
+            use_again(path)
+        act(*arguments, **where)
+
+    with spool.claim(name) as claim, monkeypatch.context() as patch:
+        assert claim.unchanged()
+        patch.setattr(os, "rename", lambda *arguments, **where: before(rename, *arguments, **where))
+        patch.setattr(os, "unlink", lambda *arguments, **where: before(unlink, *arguments, **where))
+        assert not claim.delete()
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.dcm"]
+    if path.is_dir():
+        path = path / "inside"
+    assert os.readlink(path) == "/nowhere" if path.is_symlink() else path.read_bytes() == b"another"
+
+
+def test_a_third_file_of_a_name_leaves_the_second_one_to_be_delivered(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the name is taken once more before the second file is put back, that one keeps the name that it has."""
     path = put(spool, "a.dcm")
-    with spool.claim("a.dcm") as claim:
-        claim.delete()
-        assert not path.exists()
-        claim.delete()
-        path.mkdir()
-        with pytest.raises(OSError):  # noqa: PT011 - EISDIR or EPERM
+    os.utime(path, ns=(1, 1))
+    rename = os.rename
+
+    def use_twice(*arguments: Any, **where: Any) -> None:
+        _drop_another(path)
+        rename(*arguments, **where)
+        path.write_bytes(b"third")
+
+    with spool.claim("a.dcm") as claim, monkeypatch.context() as patch:
+        patch.setattr(os, "rename", use_twice)
+        assert not claim.delete()
+    assert {(spool.incoming / found.name).read_bytes() for found in spool.scan()} == {b"another", b"third"}
+
+
+def test_a_crash_in_the_middle_of_a_deletion_leaves_a_file_that_is_owed(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies under the other name for a moment is a file of incoming/ like any other."""
+    put(spool, "a.dcm")
+
+    def crash(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with spool.claim("a.dcm") as claim, monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", crash)
+        with pytest.raises(KeyboardInterrupt):
             claim.delete()
+    (found,) = spool.scan()
+    assert found.is_file
+    assert not is_hidden(found.name)
+    assert not is_ours(found.name)
+    with spool.claim(found.name) as claim:
+        assert claim.read_at(0, 10) == b"bytes"
 
 
 def test_a_claim_can_be_closed_twice(spool: Spool) -> None:

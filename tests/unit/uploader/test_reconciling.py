@@ -247,10 +247,10 @@ def test_a_row_that_moves_on_during_the_scan_is_left(
     (name,) = gateway.incoming()
     real = Spool.scan
 
-    def scan(spool: Spool, below: str = "") -> Iterator[Found]:
+    def scan(spool: Spool, **settings: Any) -> Iterator[Found]:
         gateway.ledger.sent([Outcome(name, 200)])
         (gateway.spool.incoming / name).unlink(missing_ok=True)
-        return real(spool, below)
+        return real(spool, **settings)
 
     monkeypatch.setattr(Spool, "scan", scan)
     scanning.scan(0.0)
@@ -262,7 +262,7 @@ def test_a_file_that_the_listing_missed_is_not_removed(
 ) -> None:
     """A file that a listing does not show, though it is there, keeps its row."""
     (uid,) = gateway.receive(1)
-    monkeypatch.setattr(Spool, "scan", lambda _spool, _below="": iter(()))
+    monkeypatch.setattr(Spool, "scan", lambda _spool, **_: iter(()))
     scanning.scan(0.0)
     assert gateway.rows()[uid].state is State.INCOMING
 
@@ -280,7 +280,7 @@ def test_a_disk_that_fails_says_nothing_about_a_file(
             raise OSError(errno.EIO, "Input/output error")
         return real(path, **settings)
 
-    monkeypatch.setattr(Spool, "scan", lambda _spool, _below="": iter(()))
+    monkeypatch.setattr(Spool, "scan", lambda _spool, **_: iter(()))
     with monkeypatch.context() as patch:
         patch.setattr(os, "lstat", lstat)
         scanning.scan(0.0)
