@@ -4,7 +4,9 @@ What comes back is untrusted input. Anything that is not such a response gives N
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from email.message import Message
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError
 
@@ -22,6 +24,11 @@ _OTHER_FAILURES_SEQUENCE = "0008119A"
 
 _REASONS = range(0x10000)  # VR US
 
+# Of text as people write it; Python knows others, some of which are slow to read.
+_CHARSETS = re.compile(
+    r"(iso-?8859|windows|cp|shift|euc|gb|big5|koi8|iso-?2022|latin|us-ascii|utf)[a-z0-9_-]*", re.IGNORECASE
+)
+
 # A dataset, or an item of a sequence, in the DICOM JSON Model: upper-case tag to element. XML is brought to it too.
 _Dataset = Mapping[str, Any]
 
@@ -36,7 +43,7 @@ def parse(body: bytes, content_type: str) -> StoreResponse | None:
     text = body.lstrip(b"\xef\xbb\xbf \t\r\n")
     is_xml = "xml" in content_type.lower() or ("json" not in content_type.lower() and text.startswith(b"<"))
     try:
-        datasets = list(_xml_datasets(text) if is_xml else _json_datasets(text))
+        datasets = list(_xml_datasets(text) if is_xml else _json_datasets(text, content_type))
         return _response(datasets)
     except (ValueError, TypeError, AttributeError, RecursionError, LookupError, ParseError, DefusedXmlException):
         return None
@@ -87,10 +94,28 @@ def _reason(entry: _Dataset, tag: str) -> int | None:
     return number if number in _REASONS else None
 
 
-def _json_datasets(text: bytes) -> Iterator[_Dataset]:
-    decoded = json.loads(text)
+def _json_datasets(text: bytes, content_type: str) -> Iterator[_Dataset]:
+    decoded = json.loads(_decoded(text, content_type))
     for dataset in decoded if isinstance(decoded, list) else [decoded]:
         yield _upper(dataset)
+
+
+def _decoded(text: bytes, content_type: str) -> str:
+    """JSON as text. DICOM JSON is UTF-8 (PS3.18 F.2); what is not is read by its charset, or as far as it can be.
+
+    What decides, tags, UIDs and numbers, is ASCII; an archive that says in its own way that it stored an instance has
+    stored it all the same.
+    """
+    try:
+        return text.decode(json.detect_encoding(text), "surrogatepass")
+    except UnicodeDecodeError:
+        header = Message()
+        header["Content-Type"] = content_type
+        charset = str(header.get_content_charset("utf-8"))
+        try:
+            return text.decode(charset if _CHARSETS.fullmatch(charset) else "utf-8", "replace")
+        except LookupError:
+            return text.decode("utf-8", "replace")
 
 
 def _upper(dataset: _Dataset) -> _Dataset:

@@ -12,6 +12,7 @@ from requests.adapters import HTTPAdapter
 
 from common.config import DestinationConfig
 from common.redaction import REDACTED
+from uploader.patience import POOLS
 
 # Bytes read from disk and written to the socket at a time. Each block must go out within connect_timeout_seconds,
 # which urllib3 applies to sending: larger ones would shut out slow lines.
@@ -25,9 +26,12 @@ class _Adapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs, blocksize=BLOCK)
+        self.poolmanager.pool_classes_by_scheme = POOLS
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        return super().proxy_manager_for(proxy, **kwargs, blocksize=BLOCK)
+        manager = super().proxy_manager_for(proxy, **kwargs, blocksize=BLOCK)
+        manager.pool_classes_by_scheme = POOLS
+        return manager
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         # requests goes by the scheme of the URL, and would not look at the certificate of a proxy that is reached by

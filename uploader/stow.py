@@ -72,6 +72,9 @@ class StowClient:
     def store(self, parts: Sequence[Part], *, tries: int = _TRIES) -> Answer:
         """Send the parts in one request, and again, up to `tries` times, if that may help within seconds.
 
+        A single try, which is a probe, has a connection of its own: one from before an outage may be a dead one that
+        nobody closed, and would say that the destination is away when it is back.
+
         Raises:
             PartError: a file became unreadable or shorter meanwhile.
             Aborted: `cut` was called.
@@ -84,6 +87,8 @@ class StowClient:
             retry_error_callback=_last_answer,
         )
         last: Answer | None = None
+        if tries == 1:
+            self._session().close()  # of its idle connections; the session opens another one
 
         def try_once() -> Answer:
             nonlocal last

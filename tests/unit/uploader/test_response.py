@@ -116,6 +116,37 @@ def test_every_form_of_an_answer_says_the_same(name: str) -> None:
     assert same(parse(body, content_type), EXPECTED)
 
 
+# An archive may add text to its answer (ErrorComment, Warning, a RetrieveURL), in its own language and its own charset.
+IN_OTHER_CHARSETS: dict[str, tuple[str, str, str]] = {
+    "German in Latin-1": ("gespeichert für Müller", "iso-8859-1", f"{JSON}; charset=iso-8859-1"),
+    "German in Latin-1, not said": ("gespeichert für Müller", "iso-8859-1", JSON),
+    "German in Latin-1, said to be UTF-8": ("gespeichert für Müller", "iso-8859-1", f"{JSON}; charset=utf-8"),
+    "German in Latin-1, said to be something unknown": ("für", "iso-8859-1", f"{JSON}; charset=klingon"),
+    "German in Latin-1, said to be no charset": ("für", "iso-8859-1", f"{JSON}; charset=punycode"),
+    "Japanese with a backslash in it": ("検査表", "shift_jis", f'{JSON}; charset="Shift_JIS"'),
+    "Russian": ("сохранено", "windows-1251", f"{JSON}; charset=windows-1251"),
+    "Chinese": ("已保存", "gb18030", f"{JSON}; charset=GB18030"),
+    "Greek in UTF-8": ("αποθηκεύτηκε", "utf-8", JSON),
+}
+
+
+@pytest.mark.parametrize("name", IN_OTHER_CHARSETS)
+def test_an_answer_in_another_language_is_read(name: str) -> None:
+    """Whatever an archive says in its own words and charset, what decides is found."""
+    comment, charset, content_type = IN_OTHER_CHARSETS[name]
+    body = json.dumps({"00000902": {"vr": "LO", "Value": [comment]}, **FULL}, ensure_ascii=False)
+    assert same(parse(body.encode(charset), content_type), EXPECTED)
+
+
+@pytest.mark.parametrize("charset", ["iso-8859-1", "windows-1252", "utf-8"])
+def test_xml_in_another_language_is_read(charset: str) -> None:
+    """XML says its charset itself."""
+    text = FULL_XML.replace("UTF-8", charset).replace(
+        "</NativeDicomModel>", "<Comment>für</Comment></NativeDicomModel>"
+    )
+    assert same(parse(text.encode(charset), XML), EXPECTED)
+
+
 MISSING_PIECES: dict[str, tuple[Any, StoreResponse]] = {
     "an empty sequence": ({"00081199": {"vr": "SQ"}}, StoreResponse()),
     "a sequence that is null": ({"00081199": {"vr": "SQ", "Value": None}}, StoreResponse()),

@@ -8,6 +8,7 @@ import ssl
 import threading
 import time
 import tracemalloc
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -106,6 +107,40 @@ def test_a_connection_serves_more_than_one_request() -> None:
         assert server.connections == 1
 
 
+class ResetsTheSecond:
+    """What a firewall or a machine that was switched off leaves: a connection that looks alive, and is not."""
+
+    def __init__(self) -> None:
+        self.served: list[Connection] = []
+
+    def __call__(self, connection: Connection) -> None:
+        """Serve the first request of each connection."""
+        if any(one is connection for one in self.served):
+            connection.reset()
+            return
+        self.served.append(connection)
+        connection.read_body()
+        connection.send(200, stored_json([UID]), JSON)
+
+
+def test_a_connection_that_died_between_two_requests_costs_a_try() -> None:
+    """A request over a dead connection is sent again over a new one, within the same delivery."""
+    with serving(ResetsTheSecond()) as server:
+        client = client_of(server.url)
+        for _ in range(3):
+            assert client.store([Part()]).response is not None
+        assert server.connections == 3
+
+
+def test_a_probe_has_a_connection_of_its_own() -> None:
+    """A single try does not go over a connection that may have died with an outage, and be the last one for minutes."""
+    with serving(ResetsTheSecond()) as server:
+        client = client_of(server.url)
+        for _ in range(3):
+            assert client.store([Part()], tries=1).response is not None
+        assert server.connections == 3
+
+
 def test_a_large_instance_goes_out_in_small_blocks() -> None:
     """An instance is read in blocks that even a slow line takes within connect_timeout_seconds, which governs each."""
     part = Part(bytes(3_000_000))
@@ -185,6 +220,32 @@ def chunked(connection: Connection) -> None:
     body = stored_json([UID])
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(body[n : n + 7]), body[n : n + 7]) for n in range(0, len(body), 7))
     connection.socket.sendall(head.encode() + chunks + b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize("form", ["zlib", "raw"])
+def test_a_deflated_answer_is_read(form: str) -> None:
+    """Deflate, which we offer too, is undone in both of its forms."""
+    packer = zlib.compressobj(wbits=zlib.MAX_WBITS if form == "zlib" else -zlib.MAX_WBITS)
+    packed = packer.compress(stored_json([UID])) + packer.flush()
+    with serving(answer(200, packed, JSON, "Content-Encoding: deflate")) as server:
+        answered = store(server)
+    assert answered.response is not None
+    assert answered.response.stored == {UID: None}
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", ", ".join(["gzip"] * 5), ", ".join(["gzip"] * 50)])
+def test_a_compression_bomb_of_any_kind_proves_nothing(encoding: str) -> None:
+    """Gigabytes in a few kilobytes, packed once or again and again, end as an answer without a response, soon."""
+    packed = bytes(50_000_000)
+    for _ in range(min(encoding.count("gzip"), 5)):
+        packed = gzip.compress(packed, 9)
+    if encoding == "deflate":
+        packed = zlib.compress(packed, 9)
+    with serving(answer(200, packed, JSON, f"Content-Encoding: {encoding}")) as server:
+        begun = time.monotonic()
+        answered = store(server)
+        assert time.monotonic() - begun < 2
+    assert (answered.status, answered.response) == (200, None)
 
 
 def test_a_chunked_answer_is_read() -> None:
@@ -288,6 +349,55 @@ def trickle(connection: Connection) -> None:
         time.sleep(0.05)
 
 
+def continue_for_ever(connection: Connection) -> None:
+    """Interim answers without end, each within the read timeout."""
+    connection.read_body()
+    for _ in range(100):
+        connection.socket.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        time.sleep(0.05)
+
+
+def trickle_a_header(connection: Connection) -> None:
+    connection.read_body()
+    connection.socket.sendall(b"HTTP/1.1 200 OK\r\nX-Endless: ")
+    for _ in range(100):
+        connection.socket.sendall(b"a")
+        time.sleep(0.05)
+
+
+def trickle_the_size_of_a_chunk(connection: Connection) -> None:
+    connection.read_body()
+    connection.socket.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for _ in range(100):
+        connection.socket.sendall(b"0")
+        time.sleep(0.05)
+
+
+def trailers_for_ever(connection: Connection) -> None:
+    connection.read_body()
+    connection.socket.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n")
+    for _ in range(100):
+        connection.socket.sendall(b"a: b\r\n")
+        time.sleep(0.05)
+
+
+def headers_for_ever(connection: Connection) -> None:
+    connection.read_body()
+    connection.socket.sendall(b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 100_000)
+
+
+def a_header_of_megabytes(connection: Connection) -> None:
+    connection.read_body()
+    connection.socket.sendall(b"HTTP/1.1 200 OK\r\nA: " + b"a" * 10_000_000)
+
+
+def a_body_without_an_end(connection: Connection) -> None:
+    """The whole response, but nothing that says that it ends here."""
+    connection.read_body()
+    connection.socket.sendall(b"HTTP/1.1 200 OK\r\n" + JSON.encode() + b"\r\n\r\n" + stored_json([UID]))
+    time.sleep(1.5)
+
+
 def loud_503(connection: Connection) -> None:
     connection.read_body()
     connection.send(503, b"busy")
@@ -303,6 +413,13 @@ NO_ANSWERS: dict[str, tuple[Act, Failure]] = {
     "no answer in time": (silence, Failure.TIMEOUT),
     "half an answer in time": (half_and_silence, Failure.TIMEOUT),
     "an answer that trickles": (trickle, Failure.TIMEOUT),
+    "interim answers for ever": (continue_for_ever, Failure.TIMEOUT),
+    "a header that trickles": (trickle_a_header, Failure.TIMEOUT),
+    "the size of a chunk that trickles": (trickle_the_size_of_a_chunk, Failure.TIMEOUT),
+    "trailers for ever": (trailers_for_ever, Failure.TIMEOUT),
+    "headers for ever": (headers_for_ever, Failure.BROKEN),
+    "a header of megabytes": (a_header_of_megabytes, Failure.BROKEN),
+    "a body without an end": (a_body_without_an_end, Failure.TIMEOUT),
 }
 
 
