@@ -114,7 +114,10 @@ class _Uploader:
 
     def _keep_watching(self) -> None:
         while not self._stopped.wait(_REVIVE_SECONDS):
-            self._watcher.revive()
+            try:
+                self._watcher.revive()
+            except Exception:
+                log.exception("incoming is not watched, rescans alone find files")
 
     def _finish(self) -> int:
         log.info("stopping", deliveries=self._scheduler.under_way)

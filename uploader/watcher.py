@@ -34,6 +34,9 @@ _EVENTS: list[type[FileSystemEvent]] = [
 ]
 
 
+_LOG_SECONDS = 60.0  # what keeps failing is said at most once in so long
+
+
 class Watcher(FileSystemEventHandler):
     """Watches a folder and tells of what appears in it.
 
@@ -50,6 +53,7 @@ class Watcher(FileSystemEventHandler):
         self._missed = missed
         self._observer: BaseObserver | None = None
         self._threads: list[threading.Thread] = []
+        self._complaints = logs.OncePer(_LOG_SECONDS)
         self._watched = (0, 0)
 
     def start(self) -> None:
@@ -57,14 +61,14 @@ class Watcher(FileSystemEventHandler):
         try:
             self._watched = self._identity()
             self._observer = self._started(Observer)
-        except OSError as error:
-            # No inotify instance or watch left, or a filesystem without events.
-            log.warning("no events from the kernel, polling instead", reason=error.strerror)
+        except (OSError, RecursionError) as error:
+            # No inotify instance or watch left, a filesystem without events, or folders deeper than watchdog goes.
+            self._say("no events from the kernel, polling instead", error)
             try:
                 self._observer = self._started(PollingObserver)
-            except OSError as again:
+            except (OSError, RecursionError) as again:
                 self._observer = None
-                log.error("incoming cannot be watched, rescans alone find files", reason=again.strerror)
+                self._say("incoming cannot be watched, rescans alone find files", again)
 
     def stop(self) -> None:
         """End watching."""
@@ -83,10 +87,13 @@ class Watcher(FileSystemEventHandler):
         alive = self._observer is not None and all(thread.is_alive() for thread in self._threads)
         if alive and not replaced:
             return
-        log.warning("watching anew", reason="incoming was replaced" if replaced else "a thread that watches has died")
+        reason = "incoming was replaced" if replaced else "a thread that watches has died"
+        if self._observer is not None and self._complaints.ready(reason):
+            log.warning("watching anew", reason=reason)
         self.stop()
         self.start()
-        self._missed()
+        if self._observer is not None:
+            self._missed()
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         """Pass an event on. Called by watchdog, whose thread an exception would end."""
@@ -100,12 +107,20 @@ class Watcher(FileSystemEventHandler):
             log.exception("an event was lost")
             self._missed()
 
+    def _say(self, text: str, error: Exception) -> None:
+        if self._complaints.ready(text):
+            log.warning(text, reason=getattr(error, "strerror", None) or type(error).__name__)
+
     def _started(self, make: Callable[[], BaseObserver]) -> BaseObserver:
         before = set(threading.enumerate())
         observer = make()
         observer.daemon = True
-        observer.schedule(self, str(self._folder), recursive=True, event_filter=_EVENTS)
-        observer.start()
+        try:
+            observer.schedule(self, str(self._folder), recursive=True, event_filter=_EVENTS)
+            observer.start()
+        except BaseException:
+            observer.stop()  # of the threads and descriptors that it has already
+            raise
         # Not only the observer and its emitters: the one that reads inotify's descriptor is in neither, and can die
         # of what people do with folders while those two wait for it.
         self._threads = [one for one in threading.enumerate() if isinstance(one, BaseThread) and one not in before]

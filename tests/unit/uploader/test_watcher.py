@@ -317,6 +317,36 @@ def test_a_folder_that_cannot_be_watched_at_all(tmp_path: Path, lines: Any) -> N
     ears.watcher.stop()
 
 
+def test_folders_deeper_than_watchdog_goes(tmp_path: Path, lines: Any) -> None:
+    """A tree too deep for watchdog's recursion ends nothing and leaks nothing; when it is gone, it is watched again."""
+    incoming = tmp_path / "incoming"
+    incoming.mkdir()
+    fd = os.open(incoming, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=fd)
+        below = os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(fd)
+    before = set(threading.enumerate())
+    descriptors = len(os.listdir("/proc/self/fd"))
+    ears = Ears(incoming)
+    try:
+        ears.watcher.start()
+        ears.watcher.revive()
+        assert lines("incoming cannot be watched, rescans alone find files") == [{"reason": "RecursionError"}]
+        until(lambda: set(threading.enumerate()) <= before)
+        assert len(os.listdir("/proc/self/fd")) == descriptors
+        assert ears.missed == 0
+    finally:
+        subprocess.run(["rm", "-rf", incoming / "d"], check=True)  # shutil.rmtree recurses, too
+    ears.watcher.revive()
+    assert ears.missed == 1
+    (incoming / "x").touch()
+    until(lambda: ears.seen("x"))
+    ears.watcher.stop()
+
+
 def test_a_watch_that_was_stopped_tells_nothing_more(ears: Ears, incoming: Path) -> None:
     """After stop nothing is told, and its threads end."""
     observer = observer_of(ears)
