@@ -322,7 +322,7 @@ def test_folders_deeper_than_watchdog_goes(tmp_path: Path, lines: Any) -> None:
     incoming = tmp_path / "incoming"
     incoming.mkdir()
     fd = os.open(incoming, os.O_RDONLY)
-    for _ in range(1500):
+    for _ in range(1050):
         os.mkdir("d", dir_fd=fd)
         below = os.open("d", os.O_RDONLY, dir_fd=fd)
         os.close(fd)
