@@ -4,11 +4,14 @@ State value, folder name, command-line word and metric label are the same word.
 """
 
 import os
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
 from common.instance import Instance
+
+_ESCAPED = re.compile(rb"\\x([89a-f][0-9a-f])")
 
 
 class State(StrEnum):
@@ -183,3 +186,9 @@ def utc_text(moment: datetime) -> str:
 def ledger_name(name: str) -> str:
     r"""A file name as the ledger keeps it: bytes that are no UTF-8 are written as \xNN."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def file_names(label: str) -> tuple[str, ...]:
+    r"""The names that the ledger may keep as `label`: itself, and with each \xNN as the byte that it may stand for."""
+    name = os.fsdecode(_ESCAPED.sub(lambda found: bytes([int(found[1], 16)]), os.fsencode(label)))
+    return (label,) if name == label else (label, name)

@@ -17,7 +17,7 @@ from common.errors import InstanceError
 from common.instance import Instance
 from common.ledger import Ledger
 from common.part10 import read_part10
-from common.records import Event, State, ledger_name
+from common.records import Event, State, file_names, ledger_name
 from common.spool import Busy, Claim, Gone, NotAFile, Spool
 
 
@@ -66,7 +66,7 @@ def remove_missing(spool: Spool, ledger: Ledger, owed: Iterable[str], present: C
         owed: the names of its rows in state incoming, asked for before the folder was read.
         present: the names that were found there, in the ledger's form.
     """
-    missing = [name for name in owed if name not in present and not is_there(spool, name)]
+    missing = [label for label in owed if label not in present and not is_there(spool, label)]
     return ledger.removed(missing, State.INCOMING) if missing else 0
 
 
@@ -115,7 +115,7 @@ def follow_quarantine(spool: Spool, ledger: Ledger) -> tuple[int, int]:
     adopted = 0
     for label, name in there.items():
         # One that is in incoming/ too is owed, and its row says so.
-        if label not in rows and not is_there(spool, name):
+        if label not in rows and not is_there(spool, label):
             try:
                 size_bytes = os.lstat(quarantine.path / name).st_size
             except OSError:
@@ -124,12 +124,17 @@ def follow_quarantine(spool: Spool, ledger: Ledger) -> tuple[int, int]:
             adopted += 1
     # What is on its way to quarantine/ has its row already, and was waited for. What is not there is gone, unless a
     # process died on the way, or a person brings it back: look in incoming/ first, then there again.
-    gone = [name for name in rows if name not in there and not is_there(spool, name) and not quarantine.holds(name)]
+    gone = [label for label in rows if label not in there and not is_there(spool, label)]
+    gone = [label for label in gone if not any(quarantine.holds(name) for name in file_names(label))]
     return adopted, ledger.removed(gone, State.QUARANTINE) if gone else 0
 
 
-def is_there(spool: Spool, name: str) -> bool:
-    """Tell whether a file is in incoming/, or may be: a disk that fails says nothing about it."""
+def is_there(spool: Spool, label: str) -> bool:
+    """Tell whether a file is in incoming/, by its name in the ledger, or may be: a failing disk tells nothing."""
+    return any(_has(spool, name) for name in file_names(label))
+
+
+def _has(spool: Spool, name: str) -> bool:
     try:
         spool.status(name)
     except OSError as error:

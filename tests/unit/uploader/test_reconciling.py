@@ -239,6 +239,23 @@ def test_a_released_file_is_not_removed(gateway: Gateway, scanning: Reconciling)
     assert places(gateway) == {NAME}
 
 
+@pytest.mark.parametrize("name", [b"M\xfcller.dcm", b"M\\xfcller.dcm", b"\\x"], ids=repr)
+def test_a_released_file_whose_name_is_no_utf8_is_not_removed(
+    gateway: Gateway, scanning: Reconciling, name: bytes
+) -> None:
+    """A scan between a release and the next delivery knows the file by its name, whatever the ledger makes of that."""
+    incoming, file_name = gateway.spool.incoming, os.fsdecode(name)
+    (incoming / file_name).write_text("rubbish")
+    gateway.delivery.deliver([Request(file_name, settled=True)])
+    assert gateway.quarantined() == {file_name}
+    scanning.scan(0.0)
+    os.rename(gateway.spool.quarantine.path / file_name, incoming / file_name)
+    scanning.scan(1.0)
+    assert gateway.counts() == {State.QUARANTINE: 1}
+    gateway.delivery.deliver([Request(file_name, settled=True)])
+    assert [event.event for event in gateway.ledger.events(file_name)].count(Event.RELEASED) == 1
+
+
 def test_a_row_that_moves_on_during_the_scan_is_left(
     gateway: Gateway, scanning: Reconciling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
