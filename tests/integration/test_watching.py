@@ -60,8 +60,8 @@ def test_a_queue_that_overflowed_costs_a_rescan(
     again = make_instance(tmp_path / "again" / "again.dcm")
     shutil.copytree(tmp_path / "again", incoming / "again")
     wait_for(lambda: again in uids(sandbox))
+    wait_for(lambda: pipeline.counts()[State.SENT] == len(expected) + 1)
     assert uploader.popen.poll() is None
-    assert pipeline.counts()[State.SENT] == len(expected) + 1
 
 
 def inotify_descriptors(process: Process) -> list[str]:
