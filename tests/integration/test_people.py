@@ -6,7 +6,6 @@ import os
 import shutil
 import stat
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -113,72 +112,7 @@ def test_links_fifos_and_devices_are_never_opened(
     still_delivers(pipeline, sandbox, tmp_path)
 
 
-# Races
-
-
-SWAP = """
-import os, sys
-incoming, outside = sys.argv[1:]
-os.chdir(incoming)
-number = 0
-print("begun", flush=True)
-while True:
-    number += 1
-    # The folder in incoming/ is a folder of ours, a link out of the spool, and ours again.
-    try:
-        os.rename("swapped", "swapped.part")
-        os.symlink(outside, "swapped")
-        os.unlink("swapped")
-    except OSError:
-        pass  # the uploader moved the link away, which is its right
-    try:
-        os.rename("swapped.part", "swapped")
-    except OSError:
-        pass
-"""
-
-
-def test_a_folder_that_is_a_link_every_other_moment_leads_nowhere(
-    pipeline: Pipeline, sandbox: RunningSandbox, outside: Path, tmp_path: Path
-) -> None:
-    """Whatever the moment in which a link out of the spool stands in the place of a folder, nothing outside is touched.
-
-    The files there have the names of the files in the folder, and some of those are no good and go to quarantine.
-    """
-    expected = set()
-    (pipeline.spool.incoming / "swapped").mkdir()
-    command = [sys.executable, "-S", "-E", "-c", SWAP, str(pipeline.spool.incoming), str(outside / "study")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as swapper:
-        try:
-            assert swapper.stdout is not None
-            swapper.stdout.readline()
-            deadline = time.monotonic() + 5
-            number = 0
-            while time.monotonic() < deadline:
-                source = tmp_path / f"{number % 3}.dcm"
-                uid = make_instance(source)
-                if number % 4 == 0:
-                    source.write_bytes(source.read_bytes()[:-3])  # for quarantine
-                for name in ("swapped", "swapped.part"):
-                    # At a moment when the link stands there, rename would follow it like everybody.
-                    with contextlib.suppress(OSError):
-                        fd = os.open(pipeline.spool.incoming / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
-                        try:
-                            os.rename(source, source.name, dst_dir_fd=fd)
-                        finally:
-                            os.close(fd)
-                        if number % 4:
-                            expected.add(uid)
-                        break
-                number += 1
-                time.sleep(0.01)
-        finally:
-            swapper.kill()
-    with contextlib.suppress(OSError):
-        os.rename(pipeline.spool.incoming / "swapped.part", pipeline.spool.incoming / "swapped")
-    pipeline.wait_empty()
-    assert not uids(sandbox) - expected
-    still_delivers(pipeline, sandbox, tmp_path)
+# One name, used again
 
 
 def test_a_name_that_is_used_again_at_once_loses_nothing(
@@ -210,7 +144,8 @@ def test_what_people_do_with_files_that_are_being_sent(
 ) -> None:
     """Deleted, renamed, cut short, linked elsewhere, moved out with its folder: the proof is for none of these."""
     sandbox.add_rule("first=1,delay=2")
-    pipeline = make_pipeline(sandbox.url, spool={"rescan_seconds": 1})
+    # One thread, so that the link below is still there when the answer comes.
+    pipeline = make_pipeline(sandbox.url, spool={"rescan_seconds": 1}, uploader={"threads": 1})
     incoming = pipeline.spool.incoming
     pipeline.spool.prepare()
     for name in ("deleted", "renamed", "cut", "linked", "study/scan"):
