@@ -70,6 +70,8 @@ class Claim:
     def unchanged(self) -> bool:
         """Tell whether the name still leads to the very bytes that were claimed."""
         try:
+            if "/" not in self.name:
+                return self.signature.is_of(os.lstat(f"{self._incoming}/{self.name}"))
             with parent_of(self._incoming, self.name) as (parent, path):
                 return self.signature.is_of(os.stat(path, dir_fd=parent, follow_symlinks=False))
         except OSError:
@@ -89,10 +91,10 @@ class Claim:
 
     def _remove(self) -> bool:
         try:
+            if is_ours(self.name):
+                os.unlink(f"{self._incoming}/{self.name}")  # no receiver gives a name twice
+                return True
             with parent_of(self._incoming, self.name) as (parent, path):
-                if is_ours(self.name):
-                    os.unlink(path)  # no receiver gives a name twice
-                    return True
                 return self._delete_dropped(path, parent)
         except (FileNotFoundError, NotADirectoryError):
             return True

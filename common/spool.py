@@ -206,9 +206,11 @@ class Spool:
             NotAFile: it is a link, FIFO, socket or device. It was not opened.
             OSError: it cannot be opened (EACCES, EIO, …).
         """
-        if "/" in name and is_hidden(name.rpartition("/")[0]):
-            raise Gone
         try:
+            if "/" not in name:
+                return self._claim(name, f"{self._incoming}/{name}", None)
+            if is_hidden(name.rpartition("/")[0]):
+                raise Gone
             with parent_of(self._incoming, name) as (parent, path):
                 return self._claim(name, path, parent)
         except (FileNotFoundError, NotADirectoryError):

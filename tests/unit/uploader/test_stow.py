@@ -9,7 +9,7 @@ import threading
 import time
 import tracemalloc
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -433,6 +433,23 @@ def test_no_whole_answer_is_a_failure(name: str) -> None:
         assert time.monotonic() - begun < 1.4
     assert (answered.status, answered.response, answered.failure) == (None, None, failure)
     assert answered.detail.startswith(failure.value)
+
+
+def test_a_retrieve_may_take_as_long_as_it_moves() -> None:
+    """What is retrieved is as long as its instance: only silence ends it."""
+
+    def drip(connection: Connection) -> None:
+        connection.send(200, b"", length=10)
+        for _ in range(10):
+            connection.socket.sendall(b"x")
+            time.sleep(0.1)
+
+    def whole(_response: requests.Response, read: Callable[[int], bytes]) -> bytes:
+        return b"".join(iter(lambda: read(100), b""))
+
+    with serving(drip) as server:
+        client = client_of(server.url, read_timeout_seconds=0.3)
+        assert client.get("/instances/1", "*/*", whole, again=lambda _got: False) == b"x" * 10
 
 
 def test_an_early_refusal_is_read_or_broken() -> None:
