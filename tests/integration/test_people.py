@@ -431,7 +431,7 @@ def test_files_that_come_and_go_all_the_time(pipeline: Pipeline, sandbox: Runnin
         number = seed
         while not stop.is_set():
             number = (number * 1103515245 + 12345) % 2**31
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, IndexError):
                 path = sorted(incoming.rglob("*.dcm"))[number % 7]
                 act = number // 7 % 6
                 if act == 0:
