@@ -6,17 +6,22 @@ STAMP := $(VENV)/.ready
 DEV_STAMP := $(VENV)/.ready-dev
 BENCH_STAMP := $(VENV)/.ready-bench
 FUZZ_STAMP := $(VENV)/.ready-fuzz
-CONFIG ?= pipeline.ini
-PYTEST_ARGS ?=
-BENCH_ARGS ?=
 MINUTES ?= 60
 STREAMS ?= 10000
 SECONDS ?= 600
+LOCK_VENV := $(VENV)-lock
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+UV := $(LOCK_VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --annotation-style line \
+  --no-config --custom-compile-command 'make requirements' $(if $(UPGRADE),--upgrade)
+CONFIG ?= pipeline.ini
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+EXAMPLES ?= 5000
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export STOWGATE_CONFIG := $(CONFIG)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check bench-receive bench-deliver bench-pipeline fuzz fuzz-parser soak format clean test-crashes test-storm test-mutants
+.PHONY: help demo run test check bench-receive bench-deliver bench-pipeline fuzz fuzz-parser soak format clean test-crashes test-storm test-mutants test-model requirements
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -26,19 +31,19 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(STAMP): requirements.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(INSTALL) -r requirements.txt
 	@touch $@
 
-$(DEV_STAMP): requirements.txt requirements-google.txt requirements-aws.txt requirements-dev.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+$(DEV_STAMP): requirements-dev.txt | $(VENV)/bin/python
+	$(INSTALL) -r requirements-dev.txt
 	@touch $@ $(STAMP)
 
-$(BENCH_STAMP): requirements.txt requirements-dev.txt requirements-bench.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+$(BENCH_STAMP): requirements-bench.txt | $(VENV)/bin/python
+	$(INSTALL) -r requirements-bench.txt
 	@touch $@ $(DEV_STAMP) $(STAMP)
 
-$(FUZZ_STAMP): requirements.txt requirements-dev.txt requirements-fuzz.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-fuzz.txt
+$(FUZZ_STAMP): requirements-fuzz.txt | $(VENV)/bin/python
+	$(INSTALL) -r requirements-fuzz.txt
 	@touch $@ $(DEV_STAMP) $(STAMP)
 
 demo: $(DEV_STAMP) ## receiver, uploader and sandbox at work on sample instances (ONCE=1: end by itself)
@@ -58,6 +63,9 @@ test-storm: $(DEV_STAMP) ## the kill storm: 250 kills, about 4 minutes (KILLS=â€
 
 test-mutants: $(DEV_STAMP) ## break the order of the steps in scratch copies, and see the tests notice, about 8 minutes
 	PYTHONPATH=.:tests $(BIN)/python -m support.mutants
+
+test-model: $(DEV_STAMP) ## the state model of an instance's life, over many histories (EXAMPLES=5000, about 15 minutes)
+	STOWGATE_MODEL_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/model $(PYTEST_ARGS)
 
 check: $(DEV_STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
@@ -88,5 +96,10 @@ format: $(DEV_STAMP) ## let ruff format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+requirements: ## make requirements*.txt from requirements*.in (UPGRADE=1: with the newest of what those leave open)
+	$(PYTHON) -m venv $(LOCK_VENV)
+	$(LOCK_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-lock.txt
+	for part in '' -google -aws -dev -bench -fuzz -lock; do $(UV) requirements$$part.in -o requirements$$part.txt || exit; done
+
 clean: ## remove the virtual environment and caches (never the spool)
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(LOCK_VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
