@@ -15,6 +15,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 MASK = "********"
 WITHHELD = "a value that is not shown"
 _AE_TITLE_CHARACTERS = 16
+_MAPPED_BITS = 96  # of an IPv6 address, before the IPv4 address that is mapped into it
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _HOST_LABEL = r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?"
@@ -71,7 +72,7 @@ class Networks(Kind[tuple[Network, ...]]):
         networks = []
         for part in re.split(r"[,\s]+", text):
             try:
-                networks += [ipaddress.ip_network(part)] if part else []
+                networks += [_network(part)] if part else []
             except ValueError:
                 raise UnfitError(quoted(part)) from None
         return tuple(networks)
@@ -79,6 +80,21 @@ class Networks(Kind[tuple[Network, ...]]):
     def show(self, value: tuple[Network, ...]) -> str:
         """Return the networks separated by commas, a network of one as its address."""
         return ", ".join(str(net.network_address if net.prefixlen == net.max_prefixlen else net) for net in value)
+
+
+def _network(text: str) -> Network:
+    """The network as peers are compared with it: IPv4 addresses that are written as IPv6 are IPv4 (RFC 4291 2.5.5.2).
+
+    Raises:
+        ValueError: it is none, or has a scope, which says nothing about a peer.
+    """
+    network = ipaddress.ip_network(text)
+    if "%" in text:
+        raise ValueError
+    mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
+    if mapped is None or network.prefixlen < _MAPPED_BITS:
+        return network
+    return ipaddress.IPv4Network((int(mapped), network.prefixlen - _MAPPED_BITS))
 
 
 class Host(Kind[str]):

@@ -273,8 +273,12 @@ def _uid(value: bytes) -> str:
 
 
 def _ae_title(field: bytes | bytearray, name: str) -> str:
+    """The title without its padding: spaces, and behind it also NULs, which some devices fill with.
+
+    A NUL before or inside a title ends the association: one program would read on there, another would not.
+    """
     try:
-        title = field.decode("ascii").strip("\0 ")
+        title = field.decode("ascii").rstrip("\0 ").lstrip(" ")
     except UnicodeDecodeError as error:
         raise ProtocolError(f"expected a {name} AE title of ASCII characters") from error
     if not title or not title.isprintable() or "\\" in title:

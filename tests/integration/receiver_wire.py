@@ -89,8 +89,8 @@ def identity(sop_class: str, sop_instance: str, **values: object) -> Dataset:
 class RawSender:
     """A connection and what is said on it."""
 
-    def __init__(self, port: int, timeout: float = 10) -> None:
-        self.socket: socket.socket = socket.create_connection(("127.0.0.1", port), timeout)
+    def __init__(self, port: int, timeout: float = 10, *, host: str = "127.0.0.1") -> None:
+        self.socket: socket.socket = socket.create_connection((host, port), timeout)
 
     def __enter__(self) -> Self:
         return self

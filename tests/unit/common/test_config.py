@@ -258,6 +258,13 @@ def test_secrets_are_masked_wherever_a_configuration_is_printed() -> None:
             tuple(ipaddress.ip_network(net) for net in ("192.0.2.7/32", "10.0.0.0/8", "2001:db8::1/128")),
             id="peers",
         ),
+        pytest.param(
+            "receiver",
+            "allowed_peers",
+            "::ffff:10.1.0.0/112 ::ffff:10.2.0.7 ::/0",
+            tuple(ipaddress.ip_network(net) for net in ("10.1.0.0/16", "10.2.0.7/32", "::/0")),
+            id="IPv4 peers written as IPv6",
+        ),
         pytest.param("receiver", "host", "::", "::", id="IPv6 host"),
         pytest.param("receiver", "host", "gate.example", "gate.example", id="host name"),
         pytest.param("destination", "url", "https://[2001:db8::1]:8443/", "https://[2001:db8::1]:8443", id="URL"),
@@ -321,6 +328,8 @@ def test_values_are_typed(section: str, key: str, text: str, expected: object) -
         ),
         pytest.param("receiver", "allowed_peers", "10.1.2.3/8", "found '10.1.2.3/8'", id="host bits"),
         pytest.param("receiver", "allowed_peers", "10.0.0.1 localhost", "found 'localhost'", id="peer by name"),
+        pytest.param("receiver", "allowed_peers", "010.1.2.3", "found '010.1.2.3'", id="peer in octal"),
+        pytest.param("receiver", "allowed_peers", "fe80::1%eth0", "found 'fe80::1%eth0'", id="peer with a scope"),
         pytest.param("receiver", "host", "10.0.0.256", "an IP address or a host name", id="no IP address"),
         pytest.param("receiver", "host", "[::]", "found '[::]'", id="host in brackets"),
         pytest.param(

@@ -153,6 +153,13 @@ def test_ae_titles_padded_with_zeros_are_read() -> None:
     assert content[4:68] in encode_accept(parsed, decide(parsed), 16384)
 
 
+@pytest.mark.parametrize("title", [b"CT-1\0EVIL", b"\0CT-1", b"\0 CT-1", b"CT-1 \0 X"])
+def test_a_zero_before_or_inside_an_ae_title_is_no_padding(title: bytes) -> None:
+    """Where one program ends the title there and another reads on, an allow-list means two things."""
+    with pytest.raises(ProtocolError):
+        Proposal.parse(fixed(b"STOWGATE", title) + APPLICATION_ITEM + CT_ITEM + USER_ITEM)
+
+
 @settings(max_examples=30, deadline=None)
 @given(proposals())
 def test_a_request_that_is_cut_is_malformed_or_shorter(case: tuple[bytes, Proposal]) -> None:
