@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -37,12 +38,12 @@ class Files:
         settings: dict[str, object] = {"tls_certificate": self.certificate, "tls_key": self.key}
         return settings | ({"tls_client_ca": self.client_ca_file} if client_ca else {})
 
-    def client(self, *, issued_by: trustme.CA | None = None) -> ssl.SSLContext:
-        """The context of a client that trusts the server."""
+    def client(self, *, issued_by: trustme.CA | None = None, not_after: datetime | None = None) -> ssl.SSLContext:
+        """The context of a client that trusts the server, with a certificate if somebody is to issue one."""
         context = ssl.create_default_context()
         self.ca.configure_trust(context)
         if issued_by is not None:
-            issued_by.issue_cert("client@example.org").configure_cert(context)
+            issued_by.issue_cert("client@example.org", not_after=not_after).configure_cert(context)
         return context
 
 
@@ -64,6 +65,16 @@ def stores(pipeline: Pipeline, tls: ssl.SSLContext) -> None:
         peer.release()
 
 
+def gets_in(pipeline: Pipeline, tls: ssl.SSLContext) -> bool:
+    """Whether a client gets an association."""
+    try:
+        with Peer(pipeline.port, tls=tls) as peer:
+            peer.associate()
+    except (OSError, Closed):
+        return False
+    return True
+
+
 def test_instances_come_over_tls(make_pipeline: MakePipeline, files: Files) -> None:
     """A client that trusts the certificate sends as usual."""
     pipeline = start(make_pipeline, **files.settings())
@@ -71,26 +82,60 @@ def test_instances_come_over_tls(make_pipeline: MakePipeline, files: Files) -> N
     assert len(pipeline.rows()) == 1
 
 
-def test_old_tls_is_refused(make_pipeline: MakePipeline, files: Files) -> None:
-    """TLS 1.1 is no longer spoken."""
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1], ids=["1.0", "1.1"])
+def test_old_tls_is_refused(make_pipeline: MakePipeline, files: Files, version: ssl.TLSVersion) -> None:
+    """TLS 1.0 and 1.1 are no longer spoken, by whoever still offers them with every cipher (PS3.15 B.12, RFC 8996)."""
     pipeline = start(make_pipeline, **files.settings())
     context = files.client()
     context.set_ciphers("ALL:@SECLEVEL=0")
-    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
-    with pytest.raises(ssl.SSLError):
+    with pytest.warns(DeprecationWarning, match="TLSv1"):
+        context.minimum_version = context.maximum_version = version
+    with pytest.raises(ssl.SSLError, match="ALERT_PROTOCOL_VERSION"):
         Peer(pipeline.port, tls=context)
     wait_for(lambda: "TLS handshake failed" in pipeline.logs())
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+def test_new_tls_is_spoken(make_pipeline: MakePipeline, files: Files, version: ssl.TLSVersion) -> None:
+    """TLS 1.2 and 1.3, each by itself."""
+    pipeline = start(make_pipeline, **files.settings())
+    context = files.client()
+    context.minimum_version = context.maximum_version = version
+    stores(pipeline, context)
+
+
+def test_weak_ciphers_are_refused(make_pipeline: MakePipeline, files: Files) -> None:
+    """A client that has nothing but anonymous key exchange and no encryption is turned away."""
+    pipeline = start(make_pipeline, **files.settings())
+    context = files.client()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("aNULL:eNULL:@SECLEVEL=0")
+    with pytest.raises(ssl.SSLError):
+        Peer(pipeline.port, tls=context)
+
+
 def test_a_client_certificate_is_asked_for(make_pipeline: MakePipeline, files: Files) -> None:
-    """With tls_client_ca only a certificate of that CA gets through."""
+    """With tls_client_ca only a certificate of that CA gets through, and only while it is valid.
+
+    In TLS 1.3 a client learns that it is refused only after its own handshake, so what counts is the association.
+    """
     pipeline = start(make_pipeline, **files.settings(client_ca=True))
     stores(pipeline, files.client(issued_by=files.client_ca))
-    for issuer in (None, files.ca):
-        with pytest.raises((ssl.SSLError, Closed)), Peer(pipeline.port, tls=files.client(issued_by=issuer)) as peer:
-            peer.associate()
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    assert gets_in(pipeline, files.client(issued_by=files.client_ca))
+    contexts = {
+        "none": files.client(),
+        "of another CA": files.client(issued_by=files.ca),
+        "expired": files.client(issued_by=files.client_ca, not_after=yesterday),
+    }
+    for what, context in contexts.items():
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            context.maximum_version = version
+            assert not gets_in(pipeline, context), f"a client got in whose certificate is {what}"
     wait_for(lambda: "TLS handshake failed" in pipeline.logs())
     stores(pipeline, files.client(issued_by=files.client_ca))
+    assert len(pipeline.rows()) == 2
 
 
 def test_a_plain_client_is_cut_off(make_pipeline: MakePipeline, files: Files) -> None:
