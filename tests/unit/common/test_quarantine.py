@@ -97,6 +97,14 @@ def test_files_of_one_name_are_told_apart_by_a_number(spool: Spool, name: str, s
     assert sorted(spool.quarantine.names()) == sorted(names)
 
 
+def test_a_quarantined_file_without_its_reason_is_not_overwritten(spool: Spool) -> None:
+    """Whoever tidies sidecars away does not give up the files beside them."""
+    quarantine(spool, "a.dcm", b"first")
+    (spool.quarantine.path / "a.dcm.json").unlink()
+    assert quarantine(spool, "a.dcm", b"second") == "a~2.dcm"
+    assert (spool.quarantine.path / "a.dcm").read_bytes() == b"first"
+
+
 def test_a_file_from_a_folder_is_quarantined_under_its_last_name(spool: Spool) -> None:
     """quarantine/ has no folders: files of one name from two folders are told apart by a number."""
     assert [quarantine(spool, name) for name in ("one/IM1", "two/IM1")] == ["IM1", "IM1~2"]
