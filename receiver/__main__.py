@@ -11,7 +11,6 @@ import resource
 import signal
 import socket
 import sys
-import threading
 import time
 
 from common import logs
@@ -33,8 +32,7 @@ _FILES_PER_ASSOCIATION = 4
 def main(argv: list[str]) -> int:
     """Run the receiver until it is told to stop; the exit status."""
     config = load_or_exit(argv, prog="receiver", files_of=("receiver",))
-    # Waited for, not handled: a handler would run in the middle of whatever the main thread does. Threads inherit it.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+    signals = _signals()
     os.umask(0o077)
     logs.setup(config.logging, "receiver")
     try:
@@ -59,7 +57,7 @@ def main(argv: list[str]) -> int:
         log.error("cannot start", reason=_cannot_listen(config, error))
         return 1
     scp.start()
-    exit_status = _serve(scp, _signals(), config.receiver.shutdown_seconds)
+    exit_status = _serve(scp, signals, config.receiver.shutdown_seconds)
     intake.close()
     ledger.close()
     log.info("stopped")
@@ -67,17 +65,15 @@ def main(argv: list[str]) -> int:
 
 
 def _signals() -> "queue.SimpleQueue[int]":
-    """Gets every signal to stop, of which no thread but one of its own is told.
+    """Gets every signal to stop.
 
-    Not by signal.sigtimedwait: interrupted when its time is over, as by SIGCONT, it tells of a signal that never came.
+    They are handled, not blocked and waited for: a thread that a library started at its import (numpy's do, and pydicom
+    imports it where it is installed) does not block them, and would let them end the process. Putting into this kind of
+    queue is safe in whatever the main thread is interrupted.
     """
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
-
-    def wait() -> None:
-        while True:
-            signals.put(signal.sigwait(_STOP))
-
-    threading.Thread(target=wait, name="signals", daemon=True).start()
+    for number in _STOP:
+        signal.signal(number, lambda number, _frame: signals.put(number))
     return signals
 
 

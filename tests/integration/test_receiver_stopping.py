@@ -58,6 +58,21 @@ def test_a_receiver_that_was_suspended_goes_on(make_pipeline: MakePipeline) -> N
     assert process.stop(10) == 0
 
 
+def test_a_thread_that_a_library_started_takes_no_signal(make_pipeline: MakePipeline, tmp_path: Path) -> None:
+    """numpy's threads, say, are there before a receiver can tell them to leave its signals alone."""
+    starter = tmp_path / "with_a_thread.py"
+    starter.write_text(
+        "import runpy, sys, threading, time\n"
+        "threading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
+        "sys.argv = sys.argv[1:]\n"
+        "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)\n"
+    )
+    pipeline = make_pipeline("http://127.0.0.1:9/")
+    process = pipeline.launch("receiver", through=(sys.executable, str(starter)), PYTHONPATH=str(ROOT))
+    process.wait_for_line("listening")
+    assert process.stop(10) == 0
+
+
 def test_a_silent_connection_does_not_delay_a_stop(make_pipeline: MakePipeline) -> None:
     """Who has not asked for an association is not waited for."""
     pipeline, process = start(make_pipeline, shutdown_seconds=600, acse_timeout_seconds=600)
