@@ -46,19 +46,21 @@ class Quarantine:
             yield QuarantineSlot(self.path, self.incoming, name, self._free_name(self.incoming / name))
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        fd = self._open()
+    def _locked(self, *, create: bool = True) -> Iterator[None]:
+        fd = self._open(create=create)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield
         finally:
             os.close(fd)
 
-    def _open(self) -> int:
+    def _open(self, *, create: bool) -> int:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         try:
             return os.open(self.path, flags)
         except FileNotFoundError:
+            if not create:
+                raise
             # A person removed it with what was in it; what is refused next needs a place all the same.
             self.path.mkdir(mode=0o700, exist_ok=True)
             sync_directory(self.path.parent)
@@ -98,8 +100,11 @@ class Quarantine:
         """The names of the entries in quarantine/ that are not sidecars.
 
         A file that is on its way (U6 to U8) is waited for: its sidecar, without it, would pass for a file of its own.
+
+        Raises:
+            OSError: the folder is away, or cannot be read; that says nothing about what was in it.
         """
-        with self._locked():
+        with self._locked(create=False):
             with os.scandir(self.path) as entries:
                 names = {entry.name for entry in entries if not is_hidden(entry.name)}
             stems = ((name, name.removesuffix(_SIDECAR)) for name in names)
