@@ -128,7 +128,7 @@ def of_receiver(crash: Crash) -> None:
     crash.around(FilesAhead, "restock", after="R6 the next file is made ready")
     crash.around_commit(
         {
-            "ledger_database._migrate": SCHEMA,
+            "ledger_database.migrate": SCHEMA,
             "Ledger.received": ("R5 the row is not committed", "R5 the row is committed"),
         }
     )
@@ -179,7 +179,7 @@ def of_uploader(crash: Crash) -> None:
     crash.around(Ledger, "removed")
     crash.around_commit(
         {
-            "ledger_database._migrate": SCHEMA,
+            "ledger_database.migrate": SCHEMA,
             "Ledger.adopt": ("U1 the adoption is not committed", "U1 the adoption is committed, not flushed"),
             "Ledger.retried": ("U3 the attempt is not committed", "U3 the attempt is committed"),
             "Ledger.sent": ("U4 the row is not committed", "U4 the row is committed, not flushed"),
@@ -201,7 +201,7 @@ def _of_start(crash: Crash) -> None:
     Path.rename = renaming  # type: ignore[method-assign, assignment]
     crash.around(spool.Spool, "prepare")
     crash.around(ledger_database.Database, "_create", after="start: ledger.db is empty")
-    crash.around(ledger_database, "_migrate")
+    crash.around(ledger_database, "migrate")
 
 
 def _of_probe(crash: Crash, how: int, without_waiting: int) -> str | None:
