@@ -131,7 +131,7 @@ def send(port: int, folder: Path, uid: str | None = None) -> int:
 def test_an_archive_that_quotes_everything_has_nothing_of_it_kept(
     make_pipeline: Callable[..., Pipeline], tmp_path: Path, auth: str
 ) -> None:
-    """Refusals that quote credentials and dataset, a token endpoint that does, an outage, a damaged ledger."""
+    """Refusals that quote credentials and dataset, a token endpoint that does, and an outage."""
     with mirror() as archive:
         archive.token = ISSUED
         archive.token_status = 400

@@ -113,8 +113,15 @@ def delete_all(ledger: Path) -> None:
         path.unlink()
 
 
+def log_of(ledger: Path) -> Path:
+    """The log; while a damaged ledger is replaced there is none for a moment."""
+    log = Path(f"{ledger}-wal")
+    wait_for(log.exists)
+    return log
+
+
 def take_log(ledger: Path) -> None:
-    Path(f"{ledger}-wal").unlink()
+    log_of(ledger).unlink()
 
 
 def take_index(ledger: Path) -> None:
@@ -122,11 +129,11 @@ def take_index(ledger: Path) -> None:
 
 
 def cut_log(ledger: Path) -> None:
-    os.truncate(f"{ledger}-wal", 0)
+    os.truncate(log_of(ledger), 0)
 
 
 def spoil_log(ledger: Path) -> None:
-    log = Path(f"{ledger}-wal")
+    log = log_of(ledger)
     log.write_bytes(os.urandom(log.stat().st_size))
 
 

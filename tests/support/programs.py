@@ -3,7 +3,6 @@
 import os
 import shutil
 import socket
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,11 +20,11 @@ needs_rsync = pytest.mark.skipif(shutil.which("rsync") is None, reason="needs th
 
 def dcmtk(name: str) -> str:
     """The path of one of DCMTK's programs, and not of the one by the same name that pynetdicom brings along."""
-    ours = os.path.dirname(sys.executable)
-    folders = [folder for folder in os.get_exec_path() if os.path.abspath(folder) != ours]
-    found = shutil.which(name, path=os.pathsep.join(folders))
-    assert found is not None, name
-    return found
+    for folder in os.get_exec_path():
+        found = shutil.which(name, path=folder)
+        if found is not None and Path(found).read_bytes()[:2] != b"#!":
+            return found
+    raise AssertionError(name)
 
 
 def free_port() -> int:
