@@ -131,7 +131,7 @@ class Scheduler:
         seen: dict[str, Seen] = {}
         with suppress(queue.Empty):
             self._take_in(self._queue.get(timeout=max(0.0, min(due) - now)), seen)
-            if self._gathers(now):
+            if self._gathers(self._monotonic()):
                 time.sleep(_LULL_SECONDS)
             for _ in range(10_000):
                 self._take_in(self._queue.get_nowait(), seen)

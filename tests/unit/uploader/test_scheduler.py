@@ -154,6 +154,27 @@ def test_a_file_that_is_seen_goes_when_it_is_quiet(patient: Gateway) -> None:
         assert 0.25 < time.monotonic() - begun < 1.5
 
 
+def test_whether_they_gather_is_asked_of_the_moment_at_which_the_loop_wakes(
+    patient: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have slept since the last request: who comes then waits for no company."""
+    ages: list[float] = []
+    gathers = patient.scheduler._gathers
+
+    def asked(now: float) -> bool:
+        ages.append(time.monotonic() - now)
+        return gathers(now)
+
+    monkeypatch.setattr(patient.scheduler, "_gathers", asked)
+    with patient.running():
+        until(lambda: patient.scheduler._next_scan > 0)
+        time.sleep(2)
+        drop_after_start(patient)
+        patient.scheduler.notice(Seen("0.dcm", closed=True))
+        until(all_sent(patient))
+    assert max(ages) < 1.5
+
+
 def test_many_events_about_one_file_are_one_look(patient: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes together is taken in together: the file is looked at as it is now."""
     looks: Counter[str] = Counter()
