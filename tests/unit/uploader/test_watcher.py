@@ -336,7 +336,7 @@ def test_folders_deeper_than_watchdog_goes(tmp_path: Path, lines: Any) -> None:
         ears.watcher.revive()
         assert lines("incoming cannot be watched, rescans alone find files") == [{"reason": "RecursionError"}]
         until(lambda: set(threading.enumerate()) <= before)
-        assert len(os.listdir("/proc/self/fd")) == descriptors
+        assert len(os.listdir("/proc/self/fd")) <= descriptors  # those of tests before may end meanwhile
         assert ears.missed == 0
     finally:
         subprocess.run(["rm", "-rf", incoming / "d"], check=True)  # shutil.rmtree recurses, too
