@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
     return exit_status
 
 
-def _signals() -> "queue.SimpleQueue[int]":
+def _signals() -> queue.SimpleQueue[int]:
     """Gets every signal to stop.
 
     They are handled, not blocked and waited for: a thread that a library started at its import (numpy's do, and pydicom
@@ -77,14 +77,14 @@ def _signals() -> "queue.SimpleQueue[int]":
     return signals
 
 
-def _got(signals: "queue.SimpleQueue[int]", seconds: float) -> bool:
+def _got(signals: queue.SimpleQueue[int], seconds: float) -> bool:
     with contextlib.suppress(queue.Empty):
         signals.get(timeout=seconds)
         return True
     return False
 
 
-def _serve(scp: StorageScp, signals: "queue.SimpleQueue[int]", shutdown_seconds: float) -> int:
+def _serve(scp: StorageScp, signals: queue.SimpleQueue[int], shutdown_seconds: float) -> int:
     """Wait for a signal and stop gracefully; the exit status."""
     while not _got(signals, _LOOK_SECONDS):
         if not scp.is_accepting:

@@ -10,17 +10,12 @@ import queue
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from uploader_fakes import Gateway
 
 from common.ledger import Ledger
-from uploader.backlog import Backlog
-from uploader.delivery import Backoff, Delivery
-from uploader.destination import Destination
 from uploader.multipart import Part
-from uploader.reconciling import Reconciling
-from uploader.scheduler import Scheduler
 
 _BEGIN = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -85,6 +80,7 @@ class SimulatedGateway(Gateway):
 
     clock: Clock = field(default_factory=Clock)
     asked: list[float] = field(default_factory=list)
+    publish_seconds: ClassVar[float] = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -96,35 +92,21 @@ class SimulatedGateway(Gateway):
 
     def assemble(self) -> None:
         """Make the parts anew, as a restart does."""
-        options, clock = self.config, self.clock
         self.ledger.close()
-        self.ledger = Ledger(self.spool.ledger, now=clock.now)
-        self.backlog = Backlog(self.spool_config.settle_seconds, large_bytes=options.batch_size)
-        backoff = Backoff(options.backoff_initial_seconds, options.backoff_max_seconds, options.max_attempts)
-        self.delivery = Delivery(self.spool, self.ledger, self.archive, backoff, now=clock.now)
-        self.destination = Destination(options.backoff_initial_seconds, options.backoff_max_seconds)
-        self.reconciling = Reconciling(
-            self.spool,
-            self.ledger,
-            self.backlog,
-            backoff_max=options.backoff_max_seconds,
-            empty_folder_seconds=self.spool_config.rescan_seconds,
-            now=clock.now,
-        )
-        self.scheduler = Scheduler(
-            spool=self.spool,
-            delivery=self.delivery,
-            backlog=self.backlog,
-            destination=self.destination,
-            reconciling=self.reconciling,
-            spool_config=self.spool_config,
-            config=options,
-            monotonic=lambda: clock.monotonic,
-        )
+        self.ledger = Ledger(self.spool.ledger, now=self.now)
+        super().assemble()
         sleeping = _SleepingQueue()
-        sleeping.clock = clock
+        sleeping.clock = self.clock
         sleeping.under_way = lambda: self.scheduler.under_way
         self.scheduler._queue = sleeping
+
+    def now(self) -> datetime:
+        """What the wall clock shows."""
+        return self.clock.now()
+
+    def monotonic(self) -> float:
+        """Seconds since the beginning."""
+        return self.clock.monotonic
 
     def run_until(self, moment: float) -> None:
         """Let the uploader run until a time, from where it was, and stop it then."""

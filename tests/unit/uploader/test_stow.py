@@ -349,36 +349,29 @@ def trickle(connection: Connection) -> None:
         time.sleep(0.05)
 
 
-def continue_for_ever(connection: Connection) -> None:
-    """Interim answers without end, each within the read timeout."""
+def drip(connection: Connection, head: bytes, piece: bytes) -> None:
+    """After the head one piece after the other, each within the read timeout."""
     connection.read_body()
+    connection.socket.sendall(head)
     for _ in range(100):
-        connection.socket.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        connection.socket.sendall(piece)
         time.sleep(0.05)
+
+
+def continue_for_ever(connection: Connection) -> None:
+    drip(connection, b"", b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 def trickle_a_header(connection: Connection) -> None:
-    connection.read_body()
-    connection.socket.sendall(b"HTTP/1.1 200 OK\r\nX-Endless: ")
-    for _ in range(100):
-        connection.socket.sendall(b"a")
-        time.sleep(0.05)
+    drip(connection, b"HTTP/1.1 200 OK\r\nX-Endless: ", b"a")
 
 
 def trickle_the_size_of_a_chunk(connection: Connection) -> None:
-    connection.read_body()
-    connection.socket.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    for _ in range(100):
-        connection.socket.sendall(b"0")
-        time.sleep(0.05)
+    drip(connection, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0")
 
 
 def trailers_for_ever(connection: Connection) -> None:
-    connection.read_body()
-    connection.socket.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n")
-    for _ in range(100):
-        connection.socket.sendall(b"a: b\r\n")
-        time.sleep(0.05)
+    drip(connection, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"a: b\r\n")
 
 
 def headers_for_ever(connection: Connection) -> None:

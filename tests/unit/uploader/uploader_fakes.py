@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import ClassVar
 
 from common.config import SpoolConfig, UploaderConfig
 from common.ledger import Ledger
@@ -120,6 +122,7 @@ class Gateway:
     )
     spool_config: SpoolConfig = field(default_factory=lambda: SpoolConfig(settle_seconds=0.1, rescan_seconds=0.3))
     confirm: Confirm = believe
+    publish_seconds: ClassVar[float] = 0.01
 
     def __post_init__(self) -> None:
         self.spool = Spool(self.folder / "spool")
@@ -131,9 +134,11 @@ class Gateway:
     def assemble(self) -> None:
         """Make the parts anew, as a restart does."""
         options = self.config
-        self.backlog = Backlog(self.spool_config.settle_seconds, publish_seconds=0.01, large_bytes=options.batch_size)
+        self.backlog = Backlog(
+            self.spool_config.settle_seconds, publish_seconds=self.publish_seconds, large_bytes=options.batch_size
+        )
         backoff = Backoff(options.backoff_initial_seconds, options.backoff_max_seconds, options.max_attempts)
-        self.delivery = Delivery(self.spool, self.ledger, self.archive, backoff, confirm=self._confirm)
+        self.delivery = Delivery(self.spool, self.ledger, self.archive, backoff, self.now, confirm=self._confirm)
         self.destination = Destination(options.backoff_initial_seconds, options.backoff_max_seconds)
         self.reconciling = Reconciling(
             self.spool,
@@ -141,6 +146,7 @@ class Gateway:
             self.backlog,
             backoff_max=options.backoff_max_seconds,
             empty_folder_seconds=self.spool_config.rescan_seconds,
+            now=self.now,
         )
         self.scheduler = Scheduler(
             spool=self.spool,
@@ -150,7 +156,16 @@ class Gateway:
             reconciling=self.reconciling,
             spool_config=self.spool_config,
             config=options,
+            monotonic=self.monotonic,
         )
+
+    def now(self) -> datetime:
+        """The wall clock of its parts."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Their other clock, in seconds."""
+        return time.monotonic()
 
     def _confirm(self, verdict: Verdict, http_status: int | None, claim: Claim) -> Verdict | Trouble:
         return self.confirm(verdict, http_status, claim)
