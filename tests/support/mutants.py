@@ -49,16 +49,21 @@ MUTANTS = (
     Mutant(
         "the answer does not wait for R4 and R5",
         "receiver/intake.py",
-        "            self._commits.commit(Receipt(staged.name, instance, sender, staged.size_bytes))\n",
+        "            self._commits.commit(Receipt(staged.name, instance, sender, staged.size_bytes), failed_flushes)\n",
         "            receipt = Receipt(staged.name, instance, sender, staged.size_bytes)\n"
-        "            __import__('threading').Thread(target=self._commits.commit, args=(receipt,)).start()\n",
+        "            commit, arguments = self._commits.commit, (receipt, failed_flushes)\n"
+        "            __import__('threading').Thread(target=commit, args=arguments).start()\n",
         (CRASH_R,),
     ),
     Mutant(
         "R3 before R2: renamed, then flushed",
         "receiver/intake.py",
-        "            staged.sync()\n            staged.rename()\n",
-        "            staged.rename()\n            staged.sync()\n",
+        "            staged.sync()\n"
+        "            failed_flushes = self._commits.failed_flushes\n"
+        "            staged.rename()\n",
+        "            failed_flushes = self._commits.failed_flushes\n"
+        "            staged.rename()\n"
+        "            staged.sync()\n",
         (ORDER_R,),
     ),
     Mutant(
@@ -71,7 +76,7 @@ MUTANTS = (
     Mutant(
         "R4 left out: incoming/ is not flushed",
         "common/staging.py",
-        "        sync_directory(self.incoming)\n",
+        "        self._names.sync()\n",
         "        pass\n",
         (ORDER_R,),
     ),
@@ -86,12 +91,9 @@ MUTANTS = (
     Mutant(
         "R5 before R4: the row is committed before incoming/ is flushed",
         "receiver/group_commit.py",
-        "        self._staging.sync_incoming()\n"
-        "        try:\n"
-        "            self._ledger.received(*(each.receipt for each in group))\n",
-        "        try:\n"
-        "            self._ledger.received(*(each.receipt for each in group))\n"
-        "            self._staging.sync_incoming()\n",
+        "        try:\n            self._staging.sync_incoming()\n",
+        "        self._ledger.received(*(each.receipt for each in group))\n"
+        "        try:\n            self._staging.sync_incoming()\n",
         (CRASH_R,),
     ),
     Mutant(
@@ -143,17 +145,17 @@ MUTANTS = (
         "        for one in found:\n            known = owed.get(ledger_name(one.name))\n",
         "        for one in found:\n            known = owed.get(ledger_name(one.name))\n"
         "            if known is None and len(one.name) == 36:\n                continue\n",
-        (CRASH_R,),
+        ("tests/unit/uploader/test_reconciling.py",),
     ),
     Mutant(
         "a file whose row says sent is deleted, not sent again",
         "uploader/taking.py",
-        "        event = self._ledger.adopt(claim.name, instance, claim.size_bytes)\n",
+        "        try:\n            event = self._ledger.adopt(claim.name, instance, claim.size_bytes)\n",
         "        old = self._ledger.rows([claim.name]).get(claim.name)\n"
         "        if old is not None and old.state is State.SENT:\n"
         "            claim.delete()\n"
         "            return NotTaken(claim.name, gone=True, claim=claim)\n"
-        "        event = self._ledger.adopt(claim.name, instance, claim.size_bytes)\n",
+        "        try:\n            event = self._ledger.adopt(claim.name, instance, claim.size_bytes)\n",
         (CRASH_U, "tests/integration/test_dropped_files.py", "tests/unit/uploader"),
     ),
     Mutant(
@@ -183,8 +185,8 @@ MUTANTS = (
     Mutant(
         "U5 before U4: deleted before the row is committed",
         "uploader/settling.py",
-        "        outcomes = [outcome for _, outcome in sent]\n",
-        "        outcomes = [outcome for _, outcome in sent]\n        [one.claim.delete() for one, _ in sent]\n",
+        "            self._record(records)\n",
+        "            [one.claim.delete() for one, _ in sent]\n            self._record(records)\n",
         (CRASH_U,),
     ),
     Mutant(
@@ -196,8 +198,8 @@ MUTANTS = (
     ),
     Mutant(
         "U4 without the flush of the log's name",
-        "common/ledger_database.py",
-        "                sync_directory(self.path.parent)\n",
+        "common/ledger_flush.py",
+        "                sync_directory(self._database.parent)\n",
         "",
         (ORDER_U,),
     ),
@@ -249,15 +251,15 @@ MUTANTS = (
     Mutant(
         "U8 without the flush of quarantine/",
         "common/quarantine.py",
-        "        sync_directory(self._folder)\n        # A folder dropped",
-        "        # A folder dropped",
+        "            sync_directory(self._folder)\n            # A folder dropped",
+        "            # A folder dropped",
         (ORDER_U,),
     ),
     Mutant(
         "U8 without the flush of incoming/",
         "common/quarantine.py",
-        "            sync_directory(self._source.parent)\n",
-        "            pass\n",
+        "                sync_directory(self._incoming)\n",
+        "                pass\n",
         (ORDER_U,),
     ),
     Mutant(
@@ -284,7 +286,8 @@ MUTANTS = (
     Mutant(
         "quarantine/ is listed while a file is on its way",
         "common/quarantine.py",
-        "        with self._locked():\n            with os.scandir(self.path) as entries:\n                names",
+        "        with self._locked(create=False):\n"
+        "            with os.scandir(self.path) as entries:\n                names",
         "        if True:\n            with os.scandir(self.path) as entries:\n                names",
         (QUARANTINE,),
     ),

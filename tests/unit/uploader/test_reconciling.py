@@ -99,6 +99,15 @@ def test_a_scan_brings_in_every_file(gateway: Gateway, scanning: Reconciling) ->
     assert gateway.backlog.ready == 2, "what receivers put there is due at once"
 
 
+def test_a_scan_brings_in_what_a_receiver_left_without_a_row(gateway: Gateway, scanning: Reconciling) -> None:
+    """It is due at once, and waits for nobody to enter it into the ledger first."""
+    name = f"{1:032x}.dcm"
+    make_instance(gateway.spool.incoming / name)
+    scanning.scan(0.0)
+    assert places(gateway) == {name}
+    assert gateway.backlog.ready == 1
+
+
 def test_a_scan_drops_what_is_gone(gateway: Gateway, scanning: Reconciling) -> None:
     """A file that is gone at the next scan leaves the backlog."""
     gateway.drop(2)
