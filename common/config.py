@@ -21,11 +21,14 @@ from common.settings import (
     SECTIONS,
     SETTINGS,
     Auth,
+    ConsoleConfig,
     DestinationConfig,
     Level,
     LogFormat,
     LoggingConfig,
+    NotifyConfig,
     ReceiverConfig,
+    RetentionConfig,
     Setting,
     SpoolConfig,
     UploaderConfig,
@@ -39,12 +42,15 @@ __all__ = [
     "SETTINGS",
     "Auth",
     "Config",
+    "ConsoleConfig",
     "DestinationConfig",
     "Level",
     "LogFormat",
     "LoggingConfig",
     "Network",
+    "NotifyConfig",
     "ReceiverConfig",
+    "RetentionConfig",
     "Setting",
     "SpoolConfig",
     "UploaderConfig",
@@ -82,6 +88,9 @@ class Config:
         receiver: section [receiver].
         destination: section [destination].
         uploader: section [uploader].
+        console: section [console].
+        notify: section [notify].
+        retention: section [retention].
         logging: section [logging].
     """
 
@@ -90,6 +99,9 @@ class Config:
     receiver: ReceiverConfig = field(default_factory=ReceiverConfig)
     destination: DestinationConfig = field(default_factory=DestinationConfig)
     uploader: UploaderConfig = field(default_factory=UploaderConfig)
+    console: ConsoleConfig = field(default_factory=ConsoleConfig)
+    notify: NotifyConfig = field(default_factory=NotifyConfig)
+    retention: RetentionConfig = field(default_factory=RetentionConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
 
     def describe(self) -> str:
@@ -149,6 +161,9 @@ def load(path: Path, environ: Mapping[str, str] | None = None, *, files_of: Coll
         receiver=ReceiverConfig(**values["receiver"]),
         destination=DestinationConfig(**values["destination"]),
         uploader=UploaderConfig(**values["uploader"]),
+        console=ConsoleConfig(**values["console"]),
+        notify=NotifyConfig(**values["notify"]),
+        retention=RetentionConfig(**values["retention"]),
         logging=LoggingConfig(**values["logging"]),
     )
 

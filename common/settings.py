@@ -5,7 +5,7 @@ them to it. A section is a frozen dataclass; made without arguments it has the d
 to the current directory.
 """
 
-# ruff: noqa: RUF009 -- _setting returns a dataclasses.field, evaluated once as it should be
+# ruff: noqa: RUF009 -- declared returns a dataclasses.field, evaluated once as it should be
 
 import dataclasses
 import enum
@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
+from common.settings_console import ConsoleConfig, NotifyConfig, RetentionConfig
 from common.settings_texts import (
     AETitle,
     AETitles,
@@ -26,10 +27,8 @@ from common.settings_texts import (
     Networks,
     Text,
 )
-from common.settings_types import Choice, Kind, Seconds, Size, Whole, YesNo
+from common.settings_types import Choice, Kind, Seconds, Size, Whole, YesNo, declared
 from common.settings_web import Headers, Proxy, TokenUrl, Url
-
-T = TypeVar("T")
 
 _KB, _MIB, _TB = 1000, 1024**2, 1000**4
 
@@ -95,33 +94,18 @@ class Level(enum.IntEnum):
     """What needs a person."""
 
 
-def _setting(kind: Kind[T], default: str, doc: str) -> T:
-    """Declare a field of a section.
-
-    Args:
-        kind: what it accepts.
-        default: the default as text, as it stands in pipeline.ini.
-        doc: one line, no full stop, saying what it is for.
-    """
-    return dataclasses.field(
-        default=kind.parse(default, Path()),
-        repr=not kind.confidential,
-        metadata={"kind": kind, "default": default, "doc": doc},
-    )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpoolConfig:
     """Section [spool]: the directory that holds what is owed."""
 
-    directory: Path = _setting(Folder(), "spool", "Holds incoming/, quarantine/, staging/ and the ledger")
-    min_free: int = _setting(
+    directory: Path = declared(Folder(), "spool", "Holds incoming/, quarantine/, staging/ and the ledger")
+    min_free: int = declared(
         Size(0, 1000 * _TB), "1 GB", "Below this much free space the receiver answers 0xA700 and takes nothing in"
     )
-    settle_seconds: float = _setting(
+    settle_seconds: float = declared(
         Seconds(0.1, 3600), "2", "A dropped file that nobody closed is taken when unchanged for this long"
     )
-    rescan_seconds: float = _setting(
+    rescan_seconds: float = declared(
         Seconds(0.1, 3600), "30", "How often incoming/ is read again, whatever file events said"
     )
 
@@ -130,30 +114,30 @@ class SpoolConfig:
 class ReceiverConfig:
     """Section [receiver]: the Storage SCP."""
 
-    ae_title: str = _setting(AETitle(), "STOWGATE", "The receiver's own AE title")
-    host: str = _setting(Host(), "0.0.0.0", "Address to listen on; :: for IPv6")  # noqa: S104 -- modalities call in
-    port: int = _setting(Whole(1, 65535), "11112", "TCP port to listen on")
-    require_called_ae_title: bool = _setting(
+    ae_title: str = declared(AETitle(), "STOWGATE", "The receiver's own AE title")
+    host: str = declared(Host(), "0.0.0.0", "Address to listen on; :: for IPv6")  # noqa: S104 -- modalities call in
+    port: int = declared(Whole(1, 65535), "11112", "TCP port to listen on")
+    require_called_ae_title: bool = declared(
         YesNo(), "no", "Reject associations that call the receiver by another AE title"
     )
-    allowed_calling_ae_titles: tuple[str, ...] = _setting(
+    allowed_calling_ae_titles: tuple[str, ...] = declared(
         AETitles(), "", "Calling AE titles to accept; empty accepts every one"
     )
-    allowed_peers: tuple[Network, ...] = _setting(
+    allowed_peers: tuple[Network, ...] = declared(
         Networks(), "", "Addresses that may open an association; empty allows every one"
     )
-    max_associations: int = _setting(Whole(1, 1000), "64", "Associations served at the same time")
-    max_pdu: int = _setting(Size(4096, 16 * _MIB), "128 KB", "Longest P-DATA-TF PDU that a peer may send")
-    acse_timeout_seconds: float = _setting(
+    max_associations: int = declared(Whole(1, 1000), "64", "Associations served at the same time")
+    max_pdu: int = declared(Size(4096, 16 * _MIB), "128 KB", "Longest P-DATA-TF PDU that a peer may send")
+    acse_timeout_seconds: float = declared(
         Seconds(0.1, 3600), "30", "How long a peer may take to request or release an association"
     )
-    network_timeout_seconds: float = _setting(
+    network_timeout_seconds: float = declared(
         Seconds(0.1, 86400), "60", "How long an association may pass without a byte"
     )
-    shutdown_seconds: float = _setting(Seconds(0, 3600), "20", "How long a stop waits for instances being received")
-    tls_certificate: Path | None = _setting(File(), "", "Server certificate chain, PEM; set, it turns TLS on")
-    tls_key: Path | None = _setting(File(), "", "Key of the server certificate, PEM")
-    tls_client_ca: Path | None = _setting(
+    shutdown_seconds: float = declared(Seconds(0, 3600), "20", "How long a stop waits for instances being received")
+    tls_certificate: Path | None = declared(File(), "", "Server certificate chain, PEM; set, it turns TLS on")
+    tls_key: Path | None = declared(File(), "", "Key of the server certificate, PEM")
+    tls_client_ca: Path | None = declared(
         File(), "", "CA certificates, PEM; set, a peer must show a certificate that one of them issued"
     )
 
@@ -162,32 +146,32 @@ class ReceiverConfig:
 class DestinationConfig:
     """Section [destination]: the DICOMweb archive."""
 
-    url: str = _setting(
+    url: str = declared(
         Url(), "http://127.0.0.1:8080/dicom-web", "Root of the DICOMweb service; the uploader posts to <url>/studies"
     )
-    connect_timeout_seconds: float = _setting(
+    connect_timeout_seconds: float = declared(
         Seconds(0.1, 3600), "30", "How long connecting, or the next 128 KB of a request, may take"
     )
-    read_timeout_seconds: float = _setting(Seconds(0.1, 86400), "300", "How long the answer may be silent")
-    auth: Auth = _setting(Choice(Auth), "none", "How to authenticate")
-    username: str = _setting(_USERNAME, "", "User for auth = basic")
-    password: str = _setting(_PASSWORD, "", "Password for auth = basic")
-    token: str = _setting(_TOKEN, "", "Token for auth = bearer")
-    token_file: Path | None = _setting(
+    read_timeout_seconds: float = declared(Seconds(0.1, 86400), "300", "How long the answer may be silent")
+    auth: Auth = declared(Choice(Auth), "none", "How to authenticate")
+    username: str = declared(_USERNAME, "", "User for auth = basic")
+    password: str = declared(_PASSWORD, "", "Password for auth = basic")
+    token: str = declared(_TOKEN, "", "Token for auth = bearer")
+    token_file: Path | None = declared(
         File(), "", "File that holds the token for auth = bearer instead; read for each request, so it can be renewed"
     )
-    oauth2_token_url: str = _setting(TokenUrl(), "", "Where a token is fetched for auth = oauth2")
-    oauth2_client_id: str = _setting(_PLAIN, "", "Client that the token is fetched for")
-    oauth2_client_secret: str = _setting(_PASSWORD, "", "Secret of that client")
-    oauth2_scope: str = _setting(_SCOPE, "", "Scopes of the token, if the authorization server wants them named")
-    headers: tuple[tuple[str, str], ...] = _setting(
+    oauth2_token_url: str = declared(TokenUrl(), "", "Where a token is fetched for auth = oauth2")
+    oauth2_client_id: str = declared(_PLAIN, "", "Client that the token is fetched for")
+    oauth2_client_secret: str = declared(_PASSWORD, "", "Secret of that client")
+    oauth2_scope: str = declared(_SCOPE, "", "Scopes of the token, if the authorization server wants them named")
+    headers: tuple[tuple[str, str], ...] = declared(
         Headers(), "", "HTTP headers for each request to the archive; with API keys they belong in the environment"
     )
-    ca_bundle: Path | None = _setting(File(), "", "CA certificates to trust, PEM, instead of the usual ones")
-    client_certificate: Path | None = _setting(File(), "", "Client certificate chain, PEM; may hold its key too")
-    client_key: Path | None = _setting(File(), "", "Key of the client certificate, PEM")
-    proxy: str = _setting(Proxy(), "", "HTTP proxy; one with a password belongs in the environment")
-    verify: Verify = _setting(
+    ca_bundle: Path | None = declared(File(), "", "CA certificates to trust, PEM, instead of the usual ones")
+    client_certificate: Path | None = declared(File(), "", "Client certificate chain, PEM; may hold its key too")
+    client_key: Path | None = declared(File(), "", "Key of the client certificate, PEM")
+    proxy: str = declared(Proxy(), "", "HTTP proxy; one with a password belongs in the environment")
+    verify: Verify = declared(
         Choice(Verify), "no", "What to ask the archive before a file is deleted; docs/archives.md says what each proves"
     )
 
@@ -196,24 +180,24 @@ class DestinationConfig:
 class UploaderConfig:
     """Section [uploader]: how instances are delivered."""
 
-    threads: int = _setting(Whole(1, 64), "4", "Requests in flight at the same time")
-    batch_instances: int = _setting(Whole(1, 10000), "50", "Most instances in one request")
-    batch_size: int = _setting(
+    threads: int = declared(Whole(1, 64), "4", "Requests in flight at the same time")
+    batch_instances: int = declared(Whole(1, 10000), "50", "Most instances in one request")
+    batch_size: int = declared(
         Size(_KB, _TB), "64 MB", "Most bytes in one request; a larger instance travels by itself"
     )
-    max_attempts: int = _setting(Whole(1, 1000), "8", "Attempts before an instance is given up to quarantine")
-    backoff_initial_seconds: float = _setting(Seconds(0.01, 86400), "1", "First wait after a temporary failure")
-    backoff_max_seconds: float = _setting(Seconds(0.01, 86400), "300", "Longest wait after a temporary failure")
-    shutdown_seconds: float = _setting(Seconds(0, 3600), "20", "How long a stop waits for requests in flight")
+    max_attempts: int = declared(Whole(1, 1000), "8", "Attempts before an instance is given up to quarantine")
+    backoff_initial_seconds: float = declared(Seconds(0.01, 86400), "1", "First wait after a temporary failure")
+    backoff_max_seconds: float = declared(Seconds(0.01, 86400), "300", "Longest wait after a temporary failure")
+    shutdown_seconds: float = declared(Seconds(0, 3600), "20", "How long a stop waits for requests in flight")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoggingConfig:
     """Section [logging]: what goes to standard error."""
 
-    level: Level = _setting(Choice(Level), "INFO", "Lowest level that is logged")
-    format: LogFormat = _setting(Choice(LogFormat), "text", "Text for people or JSON for machines")
-    patient_identifiers: bool = _setting(
+    level: Level = declared(Choice(Level), "INFO", "Lowest level that is logged")
+    format: LogFormat = declared(Choice(LogFormat), "text", "Text for people or JSON for machines")
+    patient_identifiers: bool = declared(
         YesNo(), "no", "Let patient names, IDs and other identifying values into logs and sidecars"
     )
 
@@ -224,6 +208,9 @@ SECTIONS: Mapping[str, type[Any]] = MappingProxyType(
         "receiver": ReceiverConfig,
         "destination": DestinationConfig,
         "uploader": UploaderConfig,
+        "console": ConsoleConfig,
+        "notify": NotifyConfig,
+        "retention": RetentionConfig,
         "logging": LoggingConfig,
     }
 )

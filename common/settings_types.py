@@ -8,6 +8,7 @@ ignored in part.
 No text that may hold a secret leaves a kind: `UnfitError.found` is safe to show, `Kind.show` masks.
 """
 
+import dataclasses
 import enum
 import re
 from abc import ABC, abstractmethod
@@ -215,3 +216,18 @@ class Choice(Kind[E]):
     def show(self, value: E) -> str:
         """Return the member's word."""
         return value.value if isinstance(value.value, str) else value.name
+
+
+def declared(kind: Kind[T], default: str, doc: str) -> T:
+    """Declare a field of a section's dataclass.
+
+    Args:
+        kind: what it accepts.
+        default: the default as text, as it stands in pipeline.ini.
+        doc: one line, no full stop, saying what it is for.
+    """
+    return dataclasses.field(
+        default=kind.parse(default, Path()),
+        repr=not kind.confidential,
+        metadata={"kind": kind, "default": default, "doc": doc},
+    )

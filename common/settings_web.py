@@ -58,6 +58,14 @@ class TokenUrl(Kind[str]):
         return re.sub(r"\?.+", f"?{MASK}", value)
 
 
+class SecretUrl(TokenUrl):
+    """The URL of a web hook, or nothing: whoever knows it may post there, so that all behind the host is a secret."""
+
+    def show(self, value: str) -> str:
+        """Return the URL with all behind its host masked."""
+        return re.sub(r"(//[^/?]*[/?]).+", rf"\1{MASK}", value)
+
+
 class Headers(Kind[tuple[tuple[str, str], ...]]):
     """HTTP header fields as `Name: value`, separated by semicolons or line ends; their values are secrets."""
 

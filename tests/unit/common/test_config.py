@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from common import config
 from common.config import SETTINGS, Auth, Config, Level, LogFormat, Setting, Verify
 from common.errors import ConfigError
+from common.settings_console import MailSecurity
 from common.settings_texts import MASK
 from common.settings_types import Seconds, Size, UnfitError
 
@@ -74,6 +75,37 @@ DEFAULTS: dict[str, dict[str, object]] = {
         "backoff_initial_seconds": 1.0,
         "backoff_max_seconds": 300.0,
         "shutdown_seconds": 20.0,
+    },
+    "console": {
+        "host": "127.0.0.1",
+        "port": 11180,
+        "host_names": (),
+        "users_file": None,
+        "session_minutes": 30,
+        "tls_certificate": None,
+        "tls_key": None,
+        "metrics_token": "",
+    },
+    "notify": {
+        "webhook_url": "",
+        "mail_server": "",
+        "mail_port": 587,
+        "mail_security": MailSecurity.STARTTLS,
+        "mail_username": "",
+        "mail_password": "",
+        "mail_from": "",
+        "mail_to": (),
+        "paused_seconds": 300.0,
+        "low_disk": 5_000_000_000,
+        "quarantine_per_hour": 10,
+        "repeat_seconds": 14400.0,
+    },
+    "retention": {
+        "settled_days": 400,
+        "settled_rows": 5_000_000,
+        "event_days": 400,
+        "quarantine_days": 0,
+        "quarantine_size": 0,
     },
     "logging": {"level": Level.INFO, "format": LogFormat.TEXT, "patient_identifiers": False},
 }
@@ -159,6 +191,8 @@ def test_the_secrets_are_these() -> None:
         "password",
         "token",
         "oauth2_client_secret",
+        "mail_password",
+        "metrics_token",
     }
 
 
