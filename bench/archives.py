@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.null_archive import Stored
-from bench.peers import BenchError, Orthanc, Peer
+from bench.peers import BenchError, Orthanc, Peer, find_program
 
 DICOMWEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 LINK_MEGABITS = 100.0
@@ -248,4 +248,14 @@ class StoreScpExec(Peer):
         script.chmod(0o700)
         store = str(self.folder / "store")
         execute = f"{script} #p/#f"
-        return ["storescp", "-q", "--max-pdu", str(self.max_pdu), "-od", store, "-xcr", execute, str(self.port)]
+        return [
+            find_program("storescp") or "",
+            "-q",
+            "--max-pdu",
+            str(self.max_pdu),
+            "-od",
+            store,
+            "-xcr",
+            execute,
+            str(self.port),
+        ]

@@ -39,6 +39,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def find_program(name: str) -> str | None:
+    """The path of a program, and not of a Python script by its name: pynetdicom brings along a storescp of its own."""
+    for folder in os.get_exec_path():
+        found = shutil.which(name, path=folder)
+        if found is not None and Path(found).read_bytes()[:2] != b"#!":
+            return found
+    return None
+
+
 class Peer:
     """A receiver on a port of loopback, as a context manager.
 
@@ -64,7 +73,7 @@ class Peer:
     @classmethod
     def missing(cls) -> str | None:
         """Why it cannot take part; None if it can."""
-        if cls.program is not None and shutil.which(cls.program) is None:
+        if cls.program is not None and find_program(cls.program) is None:
             return f"{cls.program} is not installed"
         return None
 
@@ -204,7 +213,16 @@ class StoreScp(Peer):
     def command(self) -> list[str]:
         """How it is started."""
         store = str(self.folder / "store")
-        return ["storescp", "-q", *self.options, "--max-pdu", str(self.max_pdu), "-od", store, str(self.port)]
+        return [
+            find_program("storescp") or "",
+            "-q",
+            *self.options,
+            "--max-pdu",
+            str(self.max_pdu),
+            "-od",
+            store,
+            str(self.port),
+        ]
 
 
 class StoreScpLongPdu(StoreScp):
