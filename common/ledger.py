@@ -11,6 +11,7 @@ from pathlib import Path
 
 from common.instance import Instance
 from common.ledger_database import Database
+from common.ledger_decisions import record_discard, record_release
 from common.ledger_rows import ENTER, INSTANCE_COLUMNS, RELEASE, SELECT, describes, entered_values, typed, writable
 from common.ledger_transfers import renew_transfers, transfers_under_way
 from common.records import (
@@ -178,6 +179,18 @@ class Ledger:
             http_status = status if isinstance(status, int) and 100 <= status <= 599 else None
             outcome = Outcome(file_name, http_status, cause, "found in quarantine/")
             self._settle(connection, [outcome], State.QUARANTINE, Event.QUARANTINED)
+
+    # A person
+
+    def released(self, file_name: str, detail: str) -> bool:
+        """Record that a person moved a file back to incoming/; False if its row did not say quarantine."""
+        with self._database.transaction() as connection:
+            return record_release(connection, file_name, writable(detail), utc_text(self._now()))
+
+    def discarded(self, file_name: str, detail: str) -> bool:
+        """Record that a person has a quarantined file deleted, before it is; False if its row is not in quarantine."""
+        with self._database.transaction() as connection:
+            return record_discard(connection, file_name, writable(detail), utc_text(self._now()))
 
     # Reading
 

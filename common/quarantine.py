@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from common.directory import is_hidden, parent_of, sync_directory
+from common.rename import rename_to_free
 
 _NAME_MAX = 255  # bytes of a file name on Linux filesystems
 _EXTENSION_MAX = 32  # bytes; what is longer is no extension
@@ -131,6 +132,57 @@ class Quarantine:
             if self._stands_alone(name):
                 with contextlib.suppress(OSError):
                     os.unlink(self.path / (name + _SIDECAR))
+
+    @contextlib.contextmanager
+    def release(self, name: str) -> Iterator[None]:
+        """Move a file back to incoming/, claimed for the length of the block, so that no uploader takes it before.
+
+        The caller records it meanwhile. A crash leaves what a person's `mv` leaves: the uploader enters it then.
+
+        Raises:
+            FileNotFoundError: it is not in quarantine/.
+            FileExistsError: incoming/ has an entry of that name.
+            OSError: it could not be moved, and is still in quarantine/; or it was, and may be back after a power cut.
+        """
+        with contextlib.ExitStack() as stack:
+            with self._locked(create=False):
+                if (fd := self._claimed(name)) >= 0:
+                    stack.callback(os.close, fd)
+                rename_to_free(self.path / name, self.incoming / name)
+                with contextlib.suppress(OSError):
+                    os.unlink(self.path / (name + _SIDECAR))
+                sync_directory(self.incoming)
+                sync_directory(self.path)
+            yield
+
+    def _claimed(self, name: str) -> int:
+        """A descriptor that claims a file, open for writing: its close is what tells the uploader. -1 if it is none."""
+        try:
+            if not stat.S_ISREG(os.lstat(self.path / name).st_mode):
+                return -1
+            fd = os.open(self.path / name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except PermissionError:
+            return -1  # a person's file: it can be moved all the same
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def discard(self, name: str) -> None:
+        """Delete a file and its sidecar. The caller has recorded that a person wants it.
+
+        Raises:
+            FileNotFoundError: it is not in quarantine/.
+            IsADirectoryError: it is a folder, which a person put there.
+            OSError: it could not be deleted.
+        """
+        with self._locked(create=False):
+            os.unlink(self.path / name)
+            with contextlib.suppress(OSError):
+                os.unlink(self.path / (name + _SIDECAR))
+            sync_directory(self.path)
 
     def sweep(self) -> int:
         """Remove what a crash between U6 and U8 left, and count it: sidecars that stand alone, half-written ones."""

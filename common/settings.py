@@ -30,6 +30,24 @@ from common.settings_texts import (
 from common.settings_types import Choice, Kind, Seconds, Size, Whole, YesNo, declared
 from common.settings_web import Headers, Proxy, TokenUrl, Url
 
+__all__ = [
+    "SECTIONS",
+    "SETTINGS",
+    "Auth",
+    "ConsoleConfig",
+    "DestinationConfig",
+    "Level",
+    "LogFormat",
+    "LoggingConfig",
+    "NotifyConfig",
+    "ReceiverConfig",
+    "RetentionConfig",
+    "Setting",
+    "SpoolConfig",
+    "UploaderConfig",
+    "Verify",
+]
+
 _KB, _MIB, _TB = 1000, 1024**2, 1000**4
 
 # Basic credentials are "user:password" in UTF-8 without control characters (RFC 7617 section 2), a bearer

@@ -1,0 +1,34 @@
+"""renameat2(2): a rename that never replaces what has the name by now. Linux only; elsewhere it looks first."""
+
+import ctypes
+import errno
+import os
+from pathlib import Path
+
+_AT_FDCWD = -100
+_NOREPLACE = 1
+_NOT_THERE = frozenset((errno.ENOSYS, errno.EINVAL))  # the kernel, or the filesystem, does not know it
+
+
+def rename_to_free(source: Path, target: Path) -> None:
+    """Rename `source` to `target`, which must not exist.
+
+    Raises:
+        FileNotFoundError: there is no `source`.
+        FileExistsError: there is a `target`; both are as they were.
+        OSError: it could not be renamed.
+    """
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        code = errno.ENOSYS
+    else:
+        renameat2.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+        if renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _NOREPLACE) == 0:
+            return
+        code = ctypes.get_errno()
+    if code not in _NOT_THERE:
+        raise OSError(code, os.strerror(code), os.fspath(source), None, os.fspath(target))
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(target))
+    os.rename(source, target)
