@@ -7,6 +7,7 @@ directory is the truth and the ledger its account: nothing here decides whether 
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 
 from common.instance import Instance
@@ -216,6 +217,12 @@ class Ledger:
                     "SELECT file_name, next_attempt_at FROM instances WHERE state = ? ORDER BY id", (state,)
                 )
             )
+
+    def owed_names(self) -> set[str]:
+        """The names, in the ledger's form, of all rows in state incoming."""
+        with self._database.reading() as connection:
+            found = connection.execute("SELECT file_name FROM instances WHERE state = ?", (State.INCOMING,))
+            return set(chain.from_iterable(found))
 
     def owed(self) -> dict[str, Owed]:
         """What is known of the files of all rows in state incoming, by name in the ledger's form.

@@ -185,7 +185,7 @@ def utc_text(moment: datetime) -> str:
 
 def ledger_name(name: str) -> str:
     r"""A file name as the ledger keeps it: bytes that are no UTF-8 are written as \xNN."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def file_names(label: str) -> tuple[str, ...]:

@@ -16,8 +16,8 @@ import fcntl
 import os
 import stat
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.claim import Claim, Signature
@@ -26,7 +26,7 @@ from common.errors import SpoolError
 from common.quarantine import Quarantine
 from common.staging import Staging
 
-__all__ = ["Busy", "Claim", "Found", "Gone", "NotAFile", "Signature", "Spool"]
+__all__ = ["Busy", "Claim", "Found", "Gone", "NotAFile", "Signature", "Spool", "Survey"]
 
 
 class Busy(Exception):  # noqa: N818 - an outcome of claim(), not a failure
@@ -48,6 +48,21 @@ class Found:
     name: str
     signature: Signature
     is_file: bool
+
+
+@dataclass(slots=True)
+class Survey:
+    """What a walk through incoming/ met.
+
+    Attributes:
+        names: of all files, relative to incoming/.
+        found: those that were looked at.
+        has_folders: there are folders too.
+    """
+
+    names: set[str] = field(default_factory=set)
+    found: list[Found] = field(default_factory=list)
+    has_folders: bool = False
 
 
 class Spool:
@@ -148,6 +163,25 @@ class Spool:
         Raises:
             OSError: incoming/ itself cannot be read. That says nothing about the files that were in it.
         """
+        yield from self._walk(below, frozenset(), passed_over, Survey())
+
+    def survey(
+        self, known: Container[str], passed_over: Callable[[str, OSError], None] = lambda _name, _error: None
+    ) -> "Survey":
+        """Walk incoming/ as `scan` does, but look at those files only that are not known.
+
+        Looking takes most of the time, and there may be a hundred thousand that wait.
+
+        Raises:
+            OSError: incoming/ itself cannot be read.
+        """
+        survey = Survey()
+        survey.found.extend(self._walk("", known, passed_over, survey))
+        return survey
+
+    def _walk(
+        self, below: str, known: Container[str], passed_over: Callable[[str, OSError], None], survey: "Survey"
+    ) -> Iterator[Found]:
         if is_hidden(below) and below:
             return
         folders = [below]
@@ -165,16 +199,20 @@ class Spool:
                 with entries:
                     for entry in entries:
                         name = f"{folder}/{entry.name}" if folder else entry.name
-                        if is_hidden(entry.name):
+                        is_known = name in known
+                        if not is_known and is_hidden(entry.name):
                             continue
                         try:
                             if entry.is_dir(follow_symlinks=False):
                                 folders.append(name)
+                                survey.has_folders = True
                                 continue
-                            status = entry.stat(follow_symlinks=False)
+                            status = None if is_known else entry.stat(follow_symlinks=False)
                         except OSError:
                             continue
-                        yield Found(name, Signature.of(status), stat.S_ISREG(status.st_mode))
+                        survey.names.add(name)
+                        if status is not None:
+                            yield Found(name, Signature.of(status), stat.S_ISREG(status.st_mode))
 
     def look(self, name: str) -> Found | None:
         """One entry of incoming/ as a scan would see it; None if it is gone, hidden or a folder."""

@@ -51,6 +51,10 @@ class Backlog:
         """The names of all entries."""
         return self._entries.keys()
 
+    def known(self) -> set[str]:
+        """The names of the entries of which a scan has nothing new to tell."""
+        return {name for name, entry in self._entries.items() if entry.origin is not None}
+
     def see(
         self,
         found: Found,

@@ -13,7 +13,7 @@ from common.directory import is_ours
 from common.ledger import Ledger
 from common.records import Owed, State, ledger_name
 from common.repair import follow_quarantine, remove_missing
-from common.spool import Found, Spool
+from common.spool import Spool, Survey
 from uploader.backlog import Backlog
 from uploader.entry import origin_of
 
@@ -66,20 +66,36 @@ class Reconciling:
         """
         # The rows first: a row listed here had its file before the folder is read, unless somebody took it away.
         try:
-            owed = self._ledger.owed()
+            owed = self._ledger.owed_names()
         except Exception:
-            self._see(list(self._spool.scan(passed_over=self._complain)), {}, monotonic)
+            self._see(self._survey(), {}, monotonic)
             raise
-        found = list(self._spool.scan(passed_over=self._complain))
-        self._see(found, owed, monotonic)
-        labels = {ledger_name(one.name): one.name for one in found}
-        self._say_removed(State.INCOMING, remove_missing(self._spool, self._ledger, owed, labels))
-        self._enter_unknown({name for label, name in labels.items() if label not in owed and is_ours(name)})
+        survey = self._survey()
+        details = self._details(survey, monotonic)
+        self._see(survey, details, monotonic)
+        labels = {ledger_name(name): name for name in survey.names if not name.isascii()}
+        present = survey.names | labels.keys()
+        self._say_removed(State.INCOMING, remove_missing(self._spool, self._ledger, owed - present, present))
+        self._enter_unknown({name for name in survey.names - owed if is_ours(name)})
         adopted, removed = follow_quarantine(self._spool, self._ledger)
         if adopted:
             log.warning("found in quarantine without a row, and entered", files=adopted)
         self._say_removed(State.QUARANTINE, removed)
-        self._remove_empty_folders(monotonic)
+        if survey.has_folders or self._empty_since:
+            self._remove_empty_folders(monotonic)
+
+    def _survey(self) -> Survey:
+        return self._spool.survey(self._backlog.known(), self._complain)
+
+    def _details(self, survey: Survey, monotonic: float) -> dict[str, Owed]:
+        """What the ledger knows of the files that are new to the backlog."""
+        if not survey.found:
+            return {}
+        try:
+            return self._ledger.owed()
+        except Exception:
+            self._see(survey, {}, monotonic)
+            raise
 
     def _enter_unknown(self, unknown: set[str]) -> None:
         """Have the files that a receiver stored, and that have no row, entered into the ledger: it was lost.
@@ -104,9 +120,9 @@ class Reconciling:
         if self._complaints.ready("folder"):
             log.error("a folder in incoming cannot be read, its files wait", folder=logs.file_label(name), error=error)
 
-    def _see(self, found: list[Found], owed: dict[str, Owed], monotonic: float) -> None:
-        self._backlog.keep_only({one.name for one in found})
-        for one in found:
+    def _see(self, survey: Survey, owed: dict[str, Owed], monotonic: float) -> None:
+        self._backlog.keep_only(survey.names)
+        for one in survey.found:
             known = owed.get(ledger_name(one.name))
             due = known.next_attempt_at if known else None
             self._backlog.see(

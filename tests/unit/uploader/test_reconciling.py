@@ -4,7 +4,6 @@ import errno
 import io
 import os
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +16,7 @@ from common.errors import LedgerError
 from common.ledger import Ledger
 from common.part10 import read_part10
 from common.records import Cause, Event, Outcome, State
-from common.spool import Found, Spool
+from common.spool import Spool, Survey
 from support.samples import make_instance
 from uploader.delivery import Request
 from uploader.entry import Origin
@@ -271,16 +270,39 @@ def test_a_row_that_moves_on_during_the_scan_is_left(
     """A file that is sent and deleted between the look at the rows and the look at the folder is sent, not removed."""
     (uid,) = gateway.receive(1)
     (name,) = gateway.incoming()
-    real = Spool.scan
+    real = Spool.survey
 
-    def scan(spool: Spool, **settings: Any) -> Iterator[Found]:
+    def survey(spool: Spool, *arguments: Any) -> Survey:
         gateway.ledger.sent([Outcome(name, 200)])
         (gateway.spool.incoming / name).unlink(missing_ok=True)
-        return real(spool, **settings)
+        return real(spool, *arguments)
 
-    monkeypatch.setattr(Spool, "scan", scan)
+    monkeypatch.setattr(Spool, "survey", survey)
     scanning.scan(0.0)
     assert gateway.rows()[uid].state is State.SENT
+
+
+def test_a_scan_looks_at_no_file_that_is_known(
+    gateway: Gateway, scanning: Reconciling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred thousand files that wait are looked at once, not every half minute; new ones and folders are found."""
+    gateway.receive(3)
+    scanning.scan(0.0)
+    known = gateway.incoming()
+    surveys: list[Survey] = []
+    real = Spool.survey
+    monkeypatch.setattr(Spool, "survey", lambda *arguments: surveys.append(real(*arguments)) or surveys[-1])
+    scanning.scan(1.0)
+    assert (surveys[-1].names, surveys[-1].found, surveys[-1].has_folders) == (known, [], False)
+    gateway.receive(1)
+    (gateway.spool.incoming / "folder").mkdir()
+    scanning.scan(2.0)
+    assert surveys[-1].names == gateway.incoming()
+    assert {one.name for one in surveys[-1].found} == gateway.incoming() - known
+    assert surveys[-1].has_folders
+    (gateway.spool.incoming / min(known)).unlink()
+    scanning.scan(3.0)
+    assert set(gateway.backlog.names()) == gateway.incoming()
 
 
 def test_a_file_that_the_listing_missed_is_not_removed(
@@ -288,7 +310,7 @@ def test_a_file_that_the_listing_missed_is_not_removed(
 ) -> None:
     """A file that a listing does not show, though it is there, keeps its row."""
     (uid,) = gateway.receive(1)
-    monkeypatch.setattr(Spool, "scan", lambda _spool, **_: iter(()))
+    monkeypatch.setattr(Spool, "survey", lambda *_: Survey())
     scanning.scan(0.0)
     assert gateway.rows()[uid].state is State.INCOMING
 
@@ -306,7 +328,7 @@ def test_a_disk_that_fails_says_nothing_about_a_file(
             raise OSError(errno.EIO, "Input/output error")
         return real(path, **settings)
 
-    monkeypatch.setattr(Spool, "scan", lambda _spool, **_: iter(()))
+    monkeypatch.setattr(Spool, "survey", lambda *_: Survey())
     with monkeypatch.context() as patch:
         patch.setattr(os, "lstat", lstat)
         scanning.scan(0.0)
