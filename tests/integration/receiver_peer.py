@@ -15,6 +15,8 @@ from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from support import canaries
+
 VERIFICATION = "1.2.840.10008.1.1"
 EXPLICIT = str(ExplicitVRLittleEndian)
 CT = str(CTImageStorage)
@@ -227,8 +229,8 @@ def instance(sop_class_uid: str = CT, pixels: int = 256, **values: object) -> Da
     dataset.SOPClassUID = sop_class_uid
     dataset.SOPInstanceUID = generate_uid()
     dataset.Modality = "CT"
-    dataset.PatientName = "Sample^Patient"
-    dataset.PatientID = "SP-4711"
+    dataset.PatientName = canaries.NAME
+    dataset.PatientID = canaries.ID
     dataset.StudyInstanceUID = generate_uid()
     dataset.SeriesInstanceUID = generate_uid()
     for keyword, value in values.items():

@@ -33,7 +33,7 @@ class ToSend:
 
 def instances(count: int | None, pixels: int = 256) -> Iterator[ToSend]:
     """So many instances, or without end, each with a UID of its own."""
-    template = encoded(instance(pixels=pixels, SOPInstanceUID=_PLACE, PatientID=_PLACE))
+    template = encoded(instance(pixels=pixels, SOPInstanceUID=_PLACE))
     for number in itertools.islice(_numbers, count):
         uid = f"{_PLACE[:-12]}{number:012d}"
         yield ToSend(uid, template.replace(_PLACE.encode(), uid.encode()))

@@ -14,6 +14,7 @@ from receiver_peer import CT, EXPLICIT, VERIFICATION, Aborted, Peer, command, da
 
 from common.part10 import part10_header
 from common.records import State
+from support import canaries
 from support.pipeline import Pipeline, wait_for
 from support.programs import needs_dcmtk
 from support.samples import storable_files
@@ -63,7 +64,7 @@ def test_the_ledger_row_is_complete(pipeline: Pipeline) -> None:
     assert row.size_bytes == path.stat().st_size
     assert (row.sop_class_uid, row.sop_instance_uid) == (CT, dataset.SOPInstanceUID)
     assert (row.study_instance_uid, row.series_instance_uid) == (dataset.StudyInstanceUID, dataset.SeriesInstanceUID)
-    assert (row.patient_id, row.modality, row.transfer_syntax_uid) == ("SP-4711", "CT", EXPLICIT)
+    assert (row.patient_id, row.modality, row.transfer_syntax_uid) == (canaries.ID, "CT", EXPLICIT)
     assert (row.calling_ae_title, row.called_ae_title, row.peer_address) == ("CT-1", "ANYTHING", "127.0.0.1")
     assert (row.state, row.attempts) == (State.INCOMING, 0)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from common.ledger import Ledger
 from common.records import Row, State
 from common.spool import Spool
+from support.canaries import quotations
 from support.programs import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,6 +123,8 @@ class Pipeline:
                     process.stop()
                 except subprocess.TimeoutExpired:
                     process.kill()
+        if self._settings.get("logging", {}).get("patient_identifiers", "no") == "no":
+            assert quotations(self.folder) == []
 
     def logs(self) -> str:
         """All that all processes have said."""

@@ -9,6 +9,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from common.errors import InstanceError
 from common.part10 import read_part10
+from support import canaries
 
 
 def bundled_folder() -> Path:
@@ -35,8 +36,8 @@ def storable_files() -> list[Path]:
 def make_instance(
     path: Path,
     *,
-    patient_name: str = "Test^Patient",
-    patient_id: str = "T1",
+    patient_name: str = canaries.NAME,
+    patient_id: str = canaries.ID,
     study: str | None = None,
     **values: object,
 ) -> str:
@@ -46,6 +47,7 @@ def make_instance(
     dataset.SOPInstanceUID = generate_uid()
     dataset.PatientName = patient_name
     dataset.PatientID = patient_id
+    dataset.PatientBirthDate = canaries.BIRTH_DATE
     dataset.StudyInstanceUID = study or generate_uid()
     dataset.SeriesInstanceUID = generate_uid()
     dataset.Modality = "CT"

@@ -21,6 +21,7 @@ from uploader_fakes import Gateway, until
 from common.errors import LedgerError
 from common.records import Cause, Event, Outcome, State
 from common.spool import Claim
+from support import canaries
 from support.samples import bundled_folder, make_instance
 from uploader.taking import NotTaken, Rejection, Request, Taken, Taking
 
@@ -65,7 +66,7 @@ def test_a_dropped_file_is_read_and_adopted(gateway: Gateway, take: Take) -> Non
     assert (found.claim.name, found.sop_instance_uid, found.attempts) == (NAME, uid, 0)
     row = gateway.rows()[uid]
     assert (row.state, row.file_name, row.size_bytes) == (State.INCOMING, NAME, found.claim.size_bytes)
-    assert (row.patient_id, row.modality, row.sop_class_uid) == ("T1", "CT", CTImageStorage)
+    assert (row.patient_id, row.modality, row.sop_class_uid) == (canaries.ID, "CT", CTImageStorage)
     assert found.received_at == row.received_at
     assert [event.event for event in gateway.ledger.events(NAME)] == [Event.ADOPTED]
 
