@@ -6,9 +6,9 @@ Exit status: 0 all is well, 1 something is not well or failed, 2 wrong usage or 
 import os
 import sys
 
-from console.cli import PROGRAM_VARIABLE, main
+from console.cli import COMPLETE_VARIABLE, PROGRAM_VARIABLE, main
 
 if __name__ == "__main__":
     # What it writes (an export, a wish for a probe) may hold patient data, and is for whoever may read the spool.
     os.umask(0o077)
-    sys.exit(main(prog_name=os.environ.get(PROGRAM_VARIABLE) or "python -m console", complete_var="_STOWGATE_COMPLETE"))
+    sys.exit(main(prog_name=os.environ.get(PROGRAM_VARIABLE) or "python -m console", complete_var=COMPLETE_VARIABLE))

@@ -7,6 +7,7 @@ in between leaves a file that the next scan enters into the ledger again, still 
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from common import logs
 from common.errors import LedgerError
@@ -28,6 +29,20 @@ class Done:
 
     done: tuple[str, ...]
     failed: dict[str, str]
+
+
+def probe(directory: Path, person: str) -> None:
+    """Have the destination probed now; no ledger is needed for it.
+
+    Args:
+        directory: of the spool.
+        person: who acts, for the log.
+
+    Raises:
+        OSError: the wish cannot be written.
+    """
+    wish_probe(directory)
+    log.info("probe asked for", by=person)
 
 
 class Actions:
@@ -58,8 +73,7 @@ class Actions:
         Raises:
             OSError: the wish cannot be written.
         """
-        wish_probe(self._spool.directory)
-        log.info("probe asked for", by=self._person)
+        probe(self._spool.directory, self._person)
 
     def _release(self, name: str) -> None:
         with self._spool.quarantine.release(name):

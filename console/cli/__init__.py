@@ -11,16 +11,19 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import click
 from click.shell_completion import CompletionItem
 
 from common.config import Config, load
-from common.errors import ConfigError
+from common.errors import ConfigError, StowgateError
 
 PROGRAM_VARIABLE = "_STOWGATE_PROGRAM"
 """The environment variable by which deploy/stowgate says by what name it was started."""
+
+COMPLETE_VARIABLE = "_STOWGATE_COMPLETE"
+"""The environment variable by which a shell asks for completions."""
 
 # Name, module of this package, what it does: here, so that no module is imported to list them.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -117,6 +120,13 @@ class LazyGroup(click.Group):
         if not isinstance(found, click.Command):
             raise TypeError(f"{module}.command: expected a click.Command, found {type(found).__name__}")
         return found
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what Stowgate raises on purpose is said in one line, with exit status 1."""
+        try:
+            return super().invoke(ctx)
+        except StowgateError as error:
+            raise click.ClickException(str(error)) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table of commands without importing one."""
