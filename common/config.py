@@ -57,6 +57,8 @@ __all__ = [
     "Verify",
     "load",
     "load_or_exit",
+    "loaded_or_exit",
+    "parser_of",
 ]
 
 _BROKEN = 2
@@ -180,11 +182,29 @@ def load_or_exit(argv: Sequence[str], *, prog: str, files_of: Collection[str] = 
         SystemExit: 2 after printing every problem of the configuration or the command line to standard
             error, 0 after `--help`.
     """
+    return loaded_or_exit(parser_of(prog).parse_args(argv).config, prog=prog, files_of=files_of)
+
+
+def parser_of(prog: str) -> argparse.ArgumentParser:
+    """A command line that knows --config; an entry point may add to it."""
     parser = argparse.ArgumentParser(prog=prog, allow_abbrev=False)
     parser.add_argument(
         "--config", type=Path, default=Path("pipeline.ini"), metavar="FILE", help="the settings (default: %(default)s)"
     )
-    path = parser.parse_args(argv).config
+    return parser
+
+
+def loaded_or_exit(path: Path, *, prog: str, files_of: Collection[str] = ()) -> Config:
+    """Return the configuration of an ini file.
+
+    Args:
+        path: the ini file.
+        prog: how the program is started.
+        files_of: as for `load`.
+
+    Raises:
+        SystemExit: 2 after printing every problem of it to standard error.
+    """
     try:
         return load(path, files_of=files_of)
     except ConfigError as error:

@@ -24,7 +24,8 @@ from common.part10 import read_file_meta
 _MOST = 2000  # elements
 _LONGEST = 256  # bytes of a value
 _NUMBERS = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "FL": "f", "FD": "d", "UV": "Q", "SV": "q"}
-_TEXTS = frozenset("AE AS CS DA DS DT IS LO LT PN SH ST TM UC UI UR UT".split())
+_CHOSEN = frozenset(("LO", "LT", "PN", "SH", "ST", "UC", "UT"))  # in the character set that the dataset names
+_TEXTS = _CHOSEN | {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI", "UR"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def read(path: Path) -> list[Element]:
 
 def _elements(file: BinaryIO, transfer_syntax_uid: str, end: int | None) -> list[Element]:
     order = ">" if transfer_syntax_uid == ExplicitVRBigEndian else "<"
-    encodings = DEFAULT
+    encodings: tuple[str, ...] = DEFAULT
     elements: list[Element] = []
     try:
         for one in dataset_elements(file, transfer_syntax_uid, end=end, deep=True):
@@ -97,7 +98,7 @@ def _value(one: Found, vr: str, raw: bytes, encodings: tuple[str, ...], order: s
     if vr == "SQ":
         return ""
     if vr in _TEXTS:
-        return decode(raw, encodings if vr in {"LO", "LT", "PN", "SH", "ST", "UC", "UT"} else DEFAULT) + more
+        return decode(raw, encodings if vr in _CHOSEN else DEFAULT) + more
     if vr in _NUMBERS and one.length != UNDEFINED_LENGTH:
         code = _NUMBERS[vr]
         whole = len(raw) // struct.calcsize(code) * struct.calcsize(f"={code}")

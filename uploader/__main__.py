@@ -1,7 +1,7 @@
-"""`python -m uploader [--config pipeline.ini]`: deliver what is in incoming/.
+"""`python -m uploader [--config pipeline.ini]`: deliver what is in incoming/; with --check, only ask the archive.
 
 Exit status: 0 after a stop by SIGTERM or SIGINT, 1 if the spool or the ledger cannot be used at all, 2 for a
-broken configuration.
+broken configuration. With --check: 1 if the archive does not answer as it should.
 """
 
 import contextlib
@@ -14,11 +14,12 @@ import threading
 from types import FrameType
 
 from common import logs
-from common.config import Config, load_or_exit
+from common.config import Config, loaded_or_exit, parser_of
 from common.errors import StowgateError
 from common.ledger import Ledger
 from common.spool import Spool
 from uploader.backlog import Backlog
+from uploader.checking import print_check
 from uploader.delivery import Backoff, Delivery
 from uploader.destination import Destination
 from uploader.progress import Progress
@@ -38,7 +39,17 @@ _LAST_SECONDS = 2.0  # for deliveries that are cut, to let go
 
 def main(argv: list[str]) -> int:
     """Run the uploader until it is told to stop."""
-    config = load_or_exit(argv, prog="uploader", files_of=("destination",))
+    parser = parser_of("uploader")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="make one harmless request to the archive, as deliveries would be made, print as JSON what it came to, and"
+        " end; nothing is stored",
+    )
+    options = parser.parse_args(argv)
+    config = loaded_or_exit(options.config, prog="uploader", files_of=("destination",))
+    if options.check:
+        return print_check(config.destination)
     os.umask(0o077)
     raise_descriptor_limit()
     logs.setup(config.logging, "uploader")

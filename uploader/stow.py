@@ -8,6 +8,7 @@ waits are the scheduler's.
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TypeVar
 
@@ -37,6 +38,15 @@ Read = Callable[[int], bytes]
 """Gives at most so many bytes of a body, at least one; none only at its end."""
 _Asked = tuple[T | Answer, requests.PreparedRequest | None]
 """What a request came to, and the request as it went out, if it was answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What a request for nothing in particular came to; the header fields are empty where there is no answer."""
+
+    answer: Answer
+    content_type: str = ""
+    allow: str = ""
 
 
 class StowClient:
@@ -140,6 +150,37 @@ class StowClient:
             return last
 
         return attempts(try_once)
+
+    def ask(self, method: str, path: str, accept: str) -> Heard:
+        """Make one request without a body, once, with the session, the credentials and the timeouts of storing.
+
+        Args:
+            method: such as OPTIONS.
+            path: relative to the URL of the service, with its query.
+            accept: the media types.
+        """
+        fields: dict[str, str] = {}
+
+        def ask_once() -> _Asked[Answer]:
+            config = self._config
+            try:
+                with self._session().request(
+                    method,
+                    config.url + path,
+                    headers={"Accept": accept},
+                    timeout=(config.connect_timeout_seconds, config.read_timeout_seconds),
+                    allow_redirects=False,
+                    stream=True,
+                ) as response:
+                    fields.update({name.lower(): value for name, value in response.headers.items()})
+                    return self._answer(response), response.request
+            except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+                return failed(error), None
+            except OSError:
+                return FILE_GONE, None
+
+        answer = self._with_credentials(ask_once)
+        return Heard(answer, fields.get("content-type", ""), fields.get("allow", ""))
 
     def _get_once(self, path: str, accept: str, read: Callable[[requests.Response, Read], T]) -> _Asked[T]:
         config = self._config
