@@ -36,6 +36,7 @@ _SUFFIX = ".json"
 _SIZE = 4096  # bytes of the file, allocated once: a full disk does not silence who tells of it
 _LOOK_SECONDS = 0.5  # so often it is looked whether there is something new to say
 _SAY_SECONDS = 5.0  # so often it is said again, as a sign of life
+_CLOSE_SECONDS = 1.0  # a disk that hangs holds up no end
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,9 @@ class Presence:
         """Say no more, and take the file away."""
         self._stopped.set()
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(_CLOSE_SECONDS)
+            if self._thread.is_alive():
+                return
         if self._fd >= 0:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
@@ -133,8 +136,8 @@ class Presence:
             self._said, self._said_at = facts, now
 
     def _write(self, facts: Mapping[str, Any]) -> None:
-        if self._fd >= 0 and not os.fstat(self._fd).st_nlink:
-            os.close(self._fd)  # a person took the file or the folder away
+        if self._fd >= 0 and not self._is_seen():
+            os.close(self._fd)
             self._fd = -1
         if self._fd < 0:
             self._fd = self._create()
@@ -146,10 +149,17 @@ class Presence:
             "seen_at": utc_text(datetime.now(UTC)),
             "facts": facts,
         }
-        text = json.dumps(said, separators=(",", ":")).encode()
+        text = _encoded(said)
         if len(text) > _SIZE:
-            text = json.dumps({**said, "facts": {}}).encode()
+            text = _encoded({**said, "facts": {}})
         os.pwrite(self._fd, text.ljust(_SIZE), 0)
+
+    def _is_seen(self) -> bool:
+        """Tell whether the name still leads to the file that is open: a person may take it, or the folder, away."""
+        try:
+            return os.path.samestat(os.lstat(self._path), os.fstat(self._fd))
+        except OSError:
+            return False
 
     def _create(self) -> int:
         """Create the file, claimed before anybody sees its name."""
@@ -196,6 +206,11 @@ def wish_probe(spool: Path) -> None:
         os.utime(fd)
     finally:
         os.close(fd)
+
+
+def _encoded(said: Mapping[str, Any]) -> bytes:
+    # As escapes, lone surrogates are JSON; all others are shorter as they are.
+    return json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def _wish_time(folder: Path) -> int:

@@ -143,7 +143,12 @@ def look(config: Config, *, now: Callable[[], datetime] = lambda: datetime.now(U
 
 def _destination(config: Config, living: tuple[Process, ...]) -> DestinationView:
     """What the uploaders say; the worst of it if they disagree."""
-    views = [_view(config.destination.url, process.facts) for process in living if process.role == "uploader"]
+    uploaders = [process.facts for process in living if process.role == "uploader"]
+    # One that has nothing to probe with stays paused until something comes; what another found out counts more.
+    asked = [facts for facts in uploaders if facts.get("waiting")] if len(uploaders) > 1 else uploaders
+    views = [_view(config.destination.url, facts) for facts in asked or uploaders]
+    if not asked and any(view.mode == "open" for view in views):
+        views = [view for view in views if view.mode == "open"]
     order = ["paused", "doubted", "open", "unknown"]
     return min(views, key=lambda view: order.index(view.mode), default=DestinationView(config.destination.url))
 

@@ -17,6 +17,7 @@ from common import logs
 from common.config import Config, load_or_exit
 from common.errors import ConfigError, StowgateError
 from common.ledger import Ledger
+from common.presence import Presence
 from common.spool import Spool
 from receiver.intake import Intake
 from receiver.scp import StorageScp
@@ -57,7 +58,10 @@ def main(argv: list[str]) -> int:
         log.error("cannot start", reason=_cannot_listen(config, error))
         return 1
     scp.start()
+    presence = Presence(spool.directory, "receiver", scp.facts)
+    presence.start()
     exit_status = _serve(scp, signals, config.receiver.shutdown_seconds)
+    presence.close()
     intake.close()
     ledger.close()
     log.info("stopped")

@@ -10,19 +10,20 @@ from common.config import ReceiverConfig
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """An A-ASSOCIATE-RJ (PS3.8 Table 9-21) and, for the log, its reason in words."""
+    """An A-ASSOCIATE-RJ (PS3.8 Table 9-21); its reason in words for the log, and as one word, to be counted by."""
 
     result: int
     source: int
     diagnostic: int
     reason: str
+    word: str
 
 
-PEER = Rejection(1, 1, 1, "the address is not in allowed_peers")
-CALLING_AE_TITLE = Rejection(1, 1, 3, "the calling AE title is not in allowed_calling_ae_titles")
-CALLED_AE_TITLE = Rejection(1, 1, 7, "the called AE title is not ours")
-DISK_FULL = Rejection(2, 3, 1, "free space is below min_free")
-LIMIT = Rejection(2, 3, 2, "max_associations is reached")
+PEER = Rejection(1, 1, 1, "the address is not in allowed_peers", "peer")
+CALLING_AE_TITLE = Rejection(1, 1, 3, "the calling AE title is not in allowed_calling_ae_titles", "calling-ae-title")
+CALLED_AE_TITLE = Rejection(1, 1, 7, "the called AE title is not ours", "called-ae-title")
+DISK_FULL = Rejection(2, 3, 1, "free space is below min_free", "disk-full")
+LIMIT = Rejection(2, 3, 2, "max_associations is reached", "limit")
 
 
 class Admission:

@@ -19,8 +19,10 @@ from receiver.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, ProtocolError
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 
 # By the service provider (ACSE), and by the service user (PS3.8 Table 9-21).
-VERSION_NOT_SUPPORTED = Rejection(1, 2, 2, "the protocol version is not supported")
-APPLICATION_CONTEXT_NOT_SUPPORTED = Rejection(1, 1, 2, "the application context is not supported")
+VERSION_NOT_SUPPORTED = Rejection(1, 2, 2, "the protocol version is not supported", "protocol-version")
+APPLICATION_CONTEXT_NOT_SUPPORTED = Rejection(
+    1, 1, 2, "the application context is not supported", "application-context"
+)
 
 _VERSION_1 = 1  # bit 0; the others are for versions to come (PS3.8 Table 9-11)
 _FIXED_BYTES = 68

@@ -22,6 +22,7 @@ from receiver.foreign import configure
 from receiver.intake import Stored
 from receiver.negotiation import Proposal, unsupported
 from receiver.server import Server
+from receiver.tally import Tally
 from receiver.transfer import Reception, Store
 
 log = logs.get(__name__)
@@ -61,6 +62,8 @@ class StorageScp:
         self._intake = intake
         self._admission = Admission(config, intake.has_room)
         self._complaints = logs.OncePer(_REJECTION_LOG_SECONDS)
+        self._rejected = Tally()
+        self._refused = Tally()
         self._server = Server(config, self, tls)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="accept", daemon=True)
 
@@ -83,6 +86,19 @@ class StorageScp:
         """How many associations are under way."""
         return len(self._server.admitted())
 
+    def facts(self) -> dict[str, Any]:
+        """How it is, for people to read; of JSON types.
+
+        `refused` counts instances by the status that they were answered with, `rejected` associations by the reason.
+        """
+        return {
+            "associations": self.associations,
+            "ae_title": self._config.ae_title,
+            "port": self._config.port,
+            "refused": self._refused.counts(),
+            "rejected": self._rejected.counts(),
+        }
+
     def abort(self) -> int:
         """Abort the associations that are left (A-ABORT), and count them."""
         left = self._server.admitted()
@@ -97,14 +113,16 @@ class StorageScp:
         """Admit an association (None), or say how it is rejected."""
         calling, called = proposal.calling_ae_title, proposal.called_ae_title
         rejection = unsupported(proposal) or self._admission.admit(called=called, calling=calling, address=peer)
-        if rejection is not None and self._complaints.ready((rejection.reason, peer)):
-            log.warning(
-                "association rejected",
-                reason=rejection.reason,
-                peer=peer,
-                calling_ae_title=calling,
-                called_ae_title=called,
-            )
+        if rejection is not None:
+            self._rejected.add(rejection.word)
+            if self._complaints.ready((rejection.reason, peer)):
+                log.warning(
+                    "association rejected",
+                    reason=rejection.reason,
+                    peer=peer,
+                    calling_ae_title=calling,
+                    called_ae_title=called,
+                )
         return rejection
 
     def leave(self) -> None:
@@ -116,16 +134,17 @@ class StorageScp:
         sender = Sender(
             calling_ae_title=proposal.calling_ae_title, called_ae_title=proposal.called_ae_title, peer_address=peer
         )
-        return _Store(self._intake, sender, foreign)
+        return _Store(self._intake, sender, foreign, self._refused)
 
 
 class _Store:
     """What one association brings: instances to the intake, refusals to the log."""
 
-    def __init__(self, intake: Intake, sender: Sender, foreign: Foreign) -> None:
+    def __init__(self, intake: Intake, sender: Sender, foreign: Foreign, refusals: Tally) -> None:
         self._intake = intake
         self._sender = sender
         self._foreign = foreign
+        self._refusals = refusals
         self._stored: Stored | None = None  # and not yet logged
 
     def begin(self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> Reception:
@@ -154,6 +173,7 @@ class _Store:
             # Whatever it is, the sender gets a status that it understands, and the association goes on.
             log.exception("an instance could not be taken")  # noqa: LOG004 - called while it is dealt with
         answer = status.refusal(error)
+        self._refusals.add(f"{answer.status:04X}")
         log.warning(
             "refused",
             status=f"{answer.status:04X}",

@@ -17,11 +17,13 @@ from common import logs
 from common.config import Config, loaded_or_exit, parser_of
 from common.errors import StowgateError
 from common.ledger import Ledger
+from common.presence import Presence
 from common.spool import Spool
 from uploader.backlog import Backlog
 from uploader.checking import print_check
 from uploader.delivery import Backoff, Delivery
 from uploader.destination import Destination
+from uploader.notices import ProbeNow
 from uploader.progress import Progress
 from uploader.rebuilding import Rebuilding
 from uploader.reconciling import Reconciling
@@ -103,6 +105,12 @@ class _Uploader:
             lambda name, closed, folder: self._scheduler.notice(Seen(name, closed, folder)),
             lambda: self._scheduler.notice(Rescan()),
         )
+        self._presence = Presence(
+            spool.directory,
+            "uploader",
+            self._scheduler.facts,
+            probe=lambda: self._scheduler.notice(ProbeNow()),
+        )
 
     def run(self) -> int:
         signal.signal(signal.SIGTERM, self._signal)
@@ -111,6 +119,7 @@ class _Uploader:
         self._watcher.start()
         threading.Thread(target=self._keep_watching, name="revive", daemon=True).start()
         threading.Thread(target=self._watching.run, args=(self._stopped,), name="watching", daemon=True).start()
+        self._presence.start()
         log.info("delivering", url=self._config.destination.url, threads=self._config.uploader.threads)
         self._scheduler.run()
         return self._finish()
@@ -138,6 +147,7 @@ class _Uploader:
             if not self._scheduler.drain(_LAST_SECONDS):
                 log.warning("deliveries cut, their files stay in incoming", deliveries=self._scheduler.under_way)
         self._watching.close()
+        self._presence.close()
         log.info("stopped")
         logging.shutdown()
         # A thread that waits for an answer cannot be ended; the kernel drops its claims with the process.

@@ -12,8 +12,9 @@ of the accused: then it alone is, and another one is tried. While PAUSED one pro
 with a real instance: there is no request that is harmless and still proves that storing works. An outage is as long as
 it is: no attempts are spent and nothing is given up.
 
-Only a probe ends a doubt or a pause. Deliveries that were under way when it came, stragglers, tell of a time before:
-their answers are no proof that the destination is well now, nor do they make a Retry-After void.
+Only a probe ends a doubt or a pause; a person may have it sent before the pause ends. Deliveries that were under way
+when it came, stragglers, tell of a time before: their answers are no proof that the destination is well now, nor do
+they make a Retry-After void.
 """
 
 import random
@@ -52,6 +53,11 @@ class Destination:
         backoff_initial: seconds of the first pause.
         backoff_max: seconds of the longest pause of our own choice.
         jitter: a number from 0.5 to 1 by which a pause is multiplied.
+
+    Attributes:
+        mode: what may be sent.
+        probing: a probe is out.
+        trouble: what brought about the last doubt or pause, or was met by its last probe; None: there was none.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class Destination:
         self._jitter = jitter
         self.mode = Mode.OPEN
         self.probing = False
+        self.trouble: Trouble | None = None
         self._pauses = 0
         self._until = 0.0
         self._accused: Accused | None = None
@@ -99,6 +106,20 @@ class Destination:
     def probe_came_to_nothing(self) -> None:
         """The probe's instance was gone or busy: it told nothing."""
         self.probing = False
+
+    def end_pause(self, now: float) -> bool:
+        """Let the pause end now, since a person wishes for its probe, whatever a Retry-After asked for.
+
+        Args:
+            now: monotonic, in seconds.
+
+        Returns:
+            False if there is no pause, or its probe is out already.
+        """
+        if self.mode is not Mode.PAUSED or self.probing:
+            return False
+        self._until = min(self._until, now)
+        return True
 
     @property
     def next_probe_at(self) -> float | None:
@@ -165,6 +186,7 @@ class Destination:
         self._narrow(names, suspect=suspect)
         accused = self._accusation(trouble, names, others=others) if suspect else None
         self._accused = accused
+        self.trouble = trouble
         if accused is not None:
             self.mode = Mode.DOUBTED
         else:

@@ -20,6 +20,11 @@ class Rescan:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeNow:
+    """A person wishes that a pause end now, by its probe."""
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """A delivery, or a charge, has ended.
 

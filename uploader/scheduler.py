@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from common import logs
 from common.config import SpoolConfig, UploaderConfig
@@ -22,8 +23,9 @@ from uploader.blame import Blame
 from uploader.capacity import Capacity
 from uploader.delivery import Aborted, Delivery, Fate, Report, Request
 from uploader.destination import Accused, Destination, Mode
-from uploader.notices import Finished, Rescan, Seen, Stop
+from uploader.notices import Finished, ProbeNow, Rescan, Seen, Stop
 from uploader.reconciling import Reconciling
+from uploader.standing import Standing
 from uploader.verdict import Trouble
 
 __all__ = ["Rescan", "Scheduler", "Seen"]
@@ -69,13 +71,14 @@ class Scheduler:
         self._delivery = delivery
         self._backlog = backlog
         self._destination = destination
+        self._standing = Standing()
         self._blame = Blame(backlog, destination)
         self._reconciling = reconciling
         self._rescan_seconds = spool_config.rescan_seconds
         self._config = config
         self._monotonic = monotonic
         # SimpleQueue, since a signal's function puts into it while the loop may be inside it.
-        self._queue: queue.SimpleQueue[Seen | Rescan | Finished | Stop] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Seen | Rescan | ProbeNow | Finished | Stop] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="delivery")
         self._under_way = 0
         self._large_under_way = 0
@@ -85,8 +88,8 @@ class Scheduler:
         self._stopping = False
         self._complaints = logs.OncePer(_LOG_SECONDS)
 
-    def notice(self, what: Seen | Rescan) -> None:
-        """Tell the loop what was seen. Callable from any thread."""
+    def notice(self, what: Seen | Rescan | ProbeNow) -> None:
+        """Tell the loop what was seen, or is wished for. Callable from any thread."""
         self._queue.put(what)
 
     def stop(self) -> None:
@@ -102,6 +105,7 @@ class Scheduler:
             for name in self._backlog.ripe(now):
                 self._backlog.ripen(name, self._spool.look(name), now)
             self._dispatch(now)
+            self._standing.note(self._destination, now)
             self._wait(now)
 
     def drain(self, seconds: float) -> bool:
@@ -118,6 +122,15 @@ class Scheduler:
     def under_way(self) -> int:
         """How many deliveries have not ended."""
         return self._under_way
+
+    def facts(self) -> dict[str, Any]:
+        """How it is, for people to read; of JSON types. Callable from any thread, at no cost to the loop."""
+        return {
+            "destination": self._standing.destination,
+            "waiting": len(self._backlog),
+            "under_way": self._under_way,
+            "threads": self._config.threads,
+        }
 
     def _wait(self, now: float) -> None:
         """Sleep until something is due or put into the queue, and take in all that is there."""
@@ -146,7 +159,7 @@ class Scheduler:
             elif (found := self._spool.look(what.name)) is not None:
                 self._backlog.see(found, now, closed=what.closed)
 
-    def _take_in(self, what: Seen | Rescan | Finished | Stop, seen: dict[str, Seen]) -> None:
+    def _take_in(self, what: Seen | Rescan | ProbeNow | Finished | Stop, seen: dict[str, Seen]) -> None:
         now = self._monotonic()
         if isinstance(what, Seen):
             seen[what.name] = what
@@ -158,6 +171,9 @@ class Scheduler:
             self._conclude(what, now)
         elif isinstance(what, Rescan):
             self._next_scan = now
+        elif isinstance(what, ProbeNow):
+            if self._destination.end_pause(now):
+                log.info("probing the destination before the pause ends, as a person wishes")
         else:
             self._stopping = True
 

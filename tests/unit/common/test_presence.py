@@ -113,6 +113,44 @@ def test_a_folder_that_was_taken_away_is_made_again(tmp_path: Path) -> None:
     mine.close()
 
 
+def test_a_folder_that_was_moved_away_is_made_again(tmp_path: Path) -> None:
+    """What is said in a spool that was renamed is seen by nobody who looks for it here."""
+    mine = Presence(tmp_path, "uploader", lambda: {"at": os.urandom(4).hex()})
+    mine.say()
+    (tmp_path / FOLDER).rename(tmp_path / "away")
+    mine.say()
+    assert [found.role for found in processes(tmp_path)] == ["uploader"]
+    mine.close()
+
+
+def test_a_text_of_any_letters_is_said(tmp_path: Path) -> None:
+    """As itself, so that it takes little room; lone surrogates too."""
+    reason = "\U0001f600" * 400 + '\udc80"\\'
+    mine = Presence(tmp_path, "uploader", lambda: {"reason": reason, "again": reason})
+    mine.say()
+    assert processes(tmp_path)[0].facts == {"reason": reason, "again": reason}
+    mine.close()
+
+
+def test_a_disk_that_hangs_holds_up_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that stops waits a moment for what it is saying, then goes without."""
+    monkeypatch.setattr(presence, "_CLOSE_SECONDS", 0.05)
+    hangs, begun = threading.Event(), threading.Event()
+
+    def facts() -> dict[str, Any]:
+        if threading.current_thread().name == "presence":
+            begun.set()
+            hangs.wait(30)
+        return {}
+
+    mine = Presence(tmp_path, "uploader", facts)
+    mine.start()
+    assert begun.wait(10)
+    mine.close()
+    assert not hangs.is_set()
+    hangs.set()
+
+
 def test_strange_entries_are_passed_over(tmp_path: Path) -> None:
     """Neither a link nor a FIFO nor rubbish is taken for a process, or waited for."""
     folder = tmp_path / FOLDER
