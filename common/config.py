@@ -34,6 +34,7 @@ from common.settings import (
     UploaderConfig,
     Verify,
 )
+from common.settings_console import MailSecurity
 from common.settings_sources import Draft, read_environment, read_file
 from common.settings_texts import File, Network
 from common.settings_types import UnfitError
@@ -47,6 +48,7 @@ __all__ = [
     "Level",
     "LogFormat",
     "LoggingConfig",
+    "MailSecurity",
     "Network",
     "NotifyConfig",
     "ReceiverConfig",
@@ -149,6 +151,7 @@ def load(path: Path, environ: Mapping[str, str] | None = None, *, files_of: Coll
     _check_receiver(draft)
     _check_destination(draft, values["destination"])
     _check_backoff(draft, values["uploader"])
+    _check_notify(draft, values["notify"])
     for section in SECTIONS:
         if section in files_of:
             _check_files(draft, section, values[section])
@@ -279,6 +282,30 @@ def _check_backoff(draft: Draft, uploader: Mapping[str, float]) -> None:
         show = SETTINGS["uploader", key].kind.show
         found = f"expected at most {limit}, which is {show(uploader[limit])}, found {show(uploader[key])}"
         draft.refuse("uploader", key, found)
+
+
+def _check_notify(draft: Draft, values: Mapping[str, Any]) -> None:
+    """Hold the keys of [notify] to each other."""
+    is_set = _is_set(draft, "notify")
+
+    def refuse(key: str, why: str) -> None:
+        draft.refuse("notify", key, why)
+
+    if is_set("mail_server"):
+        for key in ("mail_from", "mail_to"):
+            if not is_set(key):
+                refuse(key, "expected a value, because mail_server is set; found nothing")
+        for key, other in (("mail_username", "mail_password"), ("mail_password", "mail_username")):
+            if is_set(other) and not is_set(key):
+                refuse(key, f"expected a value, because {other} is set; found nothing")
+        if is_set("mail_password") and values.get("mail_security") is MailSecurity.NONE:
+            refuse("mail_password", "expected nothing, because mail_security is none: anybody on the way could read it")
+    else:
+        for key in ("mail_username", "mail_password", "mail_from", "mail_to"):
+            if is_set(key):
+                refuse(key, "expected nothing, because mail_server is not set")
+    if is_set("ca_bundle") and not is_set("webhook_url") and not is_set("mail_server"):
+        refuse("ca_bundle", "expected nothing, because neither webhook_url nor mail_server is set")
 
 
 def _check_files(draft: Draft, section: str, values: Mapping[str, Any]) -> None:

@@ -134,6 +134,9 @@ class NotifyConfig:
     mail_password: str = declared(_SECRET, "", "Password of that user")
     mail_from: str = declared(MailAddress(), "", "Sender of the messages")
     mail_to: tuple[str, ...] = declared(MailAddresses(), "", "Who gets the messages")
+    ca_bundle: Path | None = declared(
+        File(), "", "CA certificates to trust for web hook and mail, PEM, instead of the usual ones"
+    )
     paused_seconds: float = declared(Seconds(1, 86400), "300", "The destination is paused for this long: say so")
     low_disk: int = declared(Size(0, 1000 * _TB), "5 GB", "Less than this is free for the spool: say so")
     quarantine_per_hour: int = declared(

@@ -95,6 +95,7 @@ DEFAULTS: dict[str, dict[str, object]] = {
         "mail_password": "",
         "mail_from": "",
         "mail_to": (),
+        "ca_bundle": None,
         "paused_seconds": 300.0,
         "low_disk": 5_000_000_000,
         "quarantine_per_hour": 10,
@@ -645,6 +646,10 @@ def test_other_variables_are_not_ours(variable: str) -> None:
 
 # --- Settings against each other
 
+MAIL = (
+    "[notify]\nmail_server = m\nmail_from = a@b.example\nmail_to = c@d.example\nmail_username = u\nmail_password = p\n"
+)
+
 PAIRED = [
     pytest.param(
         "[receiver]\ntls_certificate = c\n",
@@ -751,6 +756,33 @@ PAIRED = [
         "[uploader] backoff_initial_seconds: expected at most backoff_max_seconds, which is 2, found 2.5",
         id="backoff",
     ),
+    *(
+        pytest.param(MAIL.replace(f"{key} = {text}\n", ""), f"[notify] {key}: {expected}", id=f"mail without {key}")
+        for key, text, expected in (
+            ("mail_from", "a@b.example", "expected a value, because mail_server is set; found nothing"),
+            ("mail_to", "c@d.example", "expected a value, because mail_server is set; found nothing"),
+            ("mail_username", "u", "expected a value, because mail_password is set; found nothing"),
+            ("mail_password", "p", "expected a value, because mail_username is set; found nothing"),
+        )
+    ),
+    *(
+        pytest.param(
+            f"[notify]\n{key} = a@b.example\n",
+            f"[notify] {key}: expected nothing, because mail_server is not set",
+            id=f"{key} without a mail server",
+        )
+        for key in ("mail_username", "mail_password", "mail_from", "mail_to")
+    ),
+    pytest.param(
+        MAIL + "mail_security = none\n",
+        "[notify] mail_password: expected nothing, because mail_security is none: anybody on the way could read it",
+        id="a password for all to read",
+    ),
+    pytest.param(
+        "[notify]\nca_bundle = c\n",
+        "[notify] ca_bundle: expected nothing, because neither webhook_url nor mail_server is set",
+        id="authorities for nobody",
+    ),
 ]
 
 
@@ -774,6 +806,13 @@ def test_settings_are_held_to_each_other(text: str, expected: str) -> None:
         pytest.param("[destination]\nauth = google\n", id="google"),
         pytest.param("[destination]\nauth = aws\nheaders = X-Api-Key: k\n", id="aws"),
         pytest.param("[destination]\nheaders = Authorization: ApiKey k; X-Amz-Date: d\n", id="headers without auth"),
+        pytest.param(MAIL, id="mail"),
+        pytest.param(MAIL + "ca_bundle = c\n", id="mail with an authority of one's own"),
+        pytest.param(
+            "[notify]\nmail_server = m\nmail_from = a@b.example\nmail_to = c@d.example\nmail_security = none\n",
+            id="mail by a relay",
+        ),
+        pytest.param("[notify]\nwebhook_url = https://hook.example/x\nca_bundle = c\n", id="web hook"),
         pytest.param("[uploader]\nbackoff_initial_seconds = 2\nbackoff_max_seconds = 2\n", id="constant backoff"),
     ],
 )
