@@ -18,7 +18,8 @@ __all__ = ["ConsoleConfig", "MailSecurity", "NotifyConfig", "RetentionConfig"]
 
 _TB = 1000**4
 _DAYS = Whole(0, 36500)
-_PLAIN = Text(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]", "text without control characters")
+# smtplib signs in with ASCII alone.
+_PLAIN = Text(r"[\x20-\x7e]", "printable ASCII characters")
 _SECRET = Text(_PLAIN.pattern, _PLAIN.words, secret=True)
 _TOKEN = Text(r"[\x21-\x7e]", "visible ASCII characters without spaces", secret=True)
 # What mail servers accept in practice of RFC 5321 4.1.2, without quoted local parts.

@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("check", "Look for what is wrong; mend the ledger."),
     "export": ("export", "Rows of the ledger as CSV."),
     "serve": ("serve", "The web page, metrics and notices."),
+    "notify-test": ("notify_test", "Send a test by every way of [notify]."),
     "sign-in": ("sign_in", "A link to sign in to the page once."),
     "user": ("user", "Who may sign in to the page."),
     "housekeeping": ("housekeeping", "Remove what [retention] says is old."),
