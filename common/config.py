@@ -120,7 +120,13 @@ class Config:
         return "\n".join(lines)
 
 
-def load(path: Path, environ: Mapping[str, str] | None = None, *, files_of: Collection[str] = ()) -> Config:
+def load(
+    path: Path,
+    environ: Mapping[str, str] | None = None,
+    *,
+    files_of: Collection[str] = (),
+    secrets_of: Collection[str] = SECTIONS,
+) -> Config:
     """Return the configuration of the ini file at `path`, overridden by the environment.
 
     Args:
@@ -128,13 +134,16 @@ def load(path: Path, environ: Mapping[str, str] | None = None, *, files_of: Coll
         environ: the environment; None stands for that of this process.
         files_of: sections whose files must exist and be readable by this process, and whose optional libraries
             must be installed.
+        secrets_of: sections whose credentials must be there. They come from the environment of the process that needs
+            them: another one gets by without, and they are empty for it.
 
     Raises:
         ConfigError: something is wrong; it carries every problem found, and no secret.
-        ValueError: `files_of` names no section.
+        ValueError: `files_of` or `secrets_of` names no section.
     """
-    if unknown := set(files_of) - set(SECTIONS):
-        raise ValueError(f"files_of: expected section names, found {sorted(unknown)}")
+    for what, names in (("files_of", files_of), ("secrets_of", secrets_of)):
+        if unknown := set(names) - set(SECTIONS):
+            raise ValueError(f"{what}: expected section names, found {sorted(unknown)}")
     path = path.absolute()
     draft = Draft()
     read_file(path, draft)
@@ -149,9 +158,9 @@ def load(path: Path, environ: Mapping[str, str] | None = None, *, files_of: Coll
         else:
             values[setting.section][setting.key] = value
     _check_receiver(draft)
-    _check_destination(draft, values["destination"])
+    _check_destination(draft, values["destination"], complete="destination" in secrets_of)
     _check_backoff(draft, values["uploader"])
-    _check_notify(draft, values["notify"])
+    _check_notify(draft, values["notify"], complete="notify" in secrets_of)
     for section in SECTIONS:
         if section in files_of:
             _check_files(draft, section, values[section])
@@ -179,7 +188,7 @@ def load_or_exit(argv: Sequence[str], *, prog: str, files_of: Collection[str] = 
     Args:
         argv: the arguments, without the program's name: `--config FILE` or `--help`.
         prog: how the program is started, for its usage text.
-        files_of: as for `load`.
+        files_of: as for `load`; and the sections whose credentials must be there.
 
     Raises:
         SystemExit: 2 after printing every problem of the configuration or the command line to standard
@@ -209,7 +218,7 @@ def loaded_or_exit(path: Path, *, prog: str, files_of: Collection[str] = ()) -> 
         SystemExit: 2 after printing every problem of it to standard error.
     """
     try:
-        return load(path, files_of=files_of)
+        return load(path, files_of=files_of, secrets_of=files_of)
     except ConfigError as error:
         count = f"{len(error.problems)} problem{'s' if len(error.problems) > 1 else ''}"
         lines = [f"{prog}: the configuration {path} is broken, {count}:", *(f"  {line}" for line in error.problems)]
@@ -236,8 +245,8 @@ def _check_receiver(draft: Draft) -> None:
         draft.refuse("receiver", "tls_client_ca", "expected nothing, because TLS is off without tls_certificate")
 
 
-def _check_destination(draft: Draft, values: Mapping[str, Any]) -> None:
-    """Hold the keys of [destination] to each other."""
+def _check_destination(draft: Draft, values: Mapping[str, Any], *, complete: bool) -> None:
+    """Hold the keys of [destination] to each other; `complete`: its credentials must be there."""
     is_set = _is_set(draft, "destination")
     if is_set("client_key") and not is_set("client_certificate"):
         draft.refuse("destination", "client_key", "expected nothing, because client_certificate is not set")
@@ -248,10 +257,12 @@ def _check_destination(draft: Draft, values: Mapping[str, Any]) -> None:
     for key, owner in _CREDENTIALS.items():
         if auth is not owner and is_set(key):
             draft.refuse("destination", key, f"expected nothing, because auth is {auth.value}, not {owner.value}")
-        elif auth is owner and key in _NEEDED and not is_set(key):
+        elif complete and auth is owner and key in _NEEDED and not is_set(key):
             draft.refuse("destination", key, f"expected a value, because auth is {auth.value}; found nothing")
-    if auth is Auth.BEARER and is_set("token") == is_set("token_file"):
-        found = "found both" if is_set("token") else "found nothing"
+    both = is_set("token") and is_set("token_file")
+    neither = not is_set("token") and not is_set("token_file")
+    if auth is Auth.BEARER and (both or (neither and complete)):
+        found = "found both" if both else "found nothing"
         draft.refuse("destination", "token", f"expected a value here or in token_file, because auth is bearer; {found}")
     for name, _ in values.get("headers", ()):
         ours = auth is not Auth.NONE and name.lower() == "authorization"
@@ -284,8 +295,8 @@ def _check_backoff(draft: Draft, uploader: Mapping[str, float]) -> None:
         draft.refuse("uploader", key, found)
 
 
-def _check_notify(draft: Draft, values: Mapping[str, Any]) -> None:
-    """Hold the keys of [notify] to each other."""
+def _check_notify(draft: Draft, values: Mapping[str, Any], *, complete: bool) -> None:
+    """Hold the keys of [notify] to each other; `complete`: its password must be there."""
     is_set = _is_set(draft, "notify")
 
     def refuse(key: str, why: str) -> None:
@@ -296,7 +307,7 @@ def _check_notify(draft: Draft, values: Mapping[str, Any]) -> None:
             if not is_set(key):
                 refuse(key, "expected a value, because mail_server is set; found nothing")
         for key, other in (("mail_username", "mail_password"), ("mail_password", "mail_username")):
-            if is_set(other) and not is_set(key):
+            if is_set(other) and not is_set(key) and (complete or key == "mail_username"):
                 refuse(key, f"expected a value, because {other} is set; found nothing")
         if is_set("mail_password") and values.get("mail_security") is MailSecurity.NONE:
             refuse("mail_password", "expected nothing, because mail_security is none: anybody on the way could read it")

@@ -78,13 +78,14 @@ class Seat:
         """Load the configuration.
 
         Args:
-            files_of: as for `common.config.load`.
+            files_of: as for `common.config.load`; credentials must be there for these sections alone, so that whoever
+                may not read them can look.
 
         Raises:
             BrokenConfigurationError: it is broken.
         """
         try:
-            return load(self.path, files_of=files_of)
+            return load(self.path, files_of=files_of, secrets_of=files_of)
         except ConfigError as error:
             raise BrokenConfigurationError(self.path, error.problems) from None
 

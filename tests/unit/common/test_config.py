@@ -821,6 +821,34 @@ def test_settings_that_fit_each_other_are_taken(text: str) -> None:
     assert load(text).spool.min_free == 1_000_000_000
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("[destination]\nauth = basic\nusername = u\n", id="password"),
+        pytest.param("[destination]\nauth = bearer\n", id="token"),
+        pytest.param(OAUTH2.replace("oauth2_client_secret = s\n", ""), id="client secret"),
+        pytest.param(MAIL.replace("mail_password = p\n", ""), id="mail password"),
+    ],
+)
+def test_secrets_need_be_there_only_for_who_uses_them(text: str, tmp_path: Path) -> None:
+    """They are in the environment of one process: the others start without."""
+    path = tmp_path / "pipeline.ini"
+    path.write_text(text)
+    assert config.load(path, {}, secrets_of=("receiver",)).path == path
+    (problem,) = problems(text)
+    assert "expected a value" in problem
+
+
+def test_a_receiver_starts_without_the_secrets_of_the_archive(tmp_path: Path) -> None:
+    """As its unit does, which is not given them; the uploader does not."""
+    path = tmp_path / "pipeline.ini"
+    path.write_text("[destination]\nauth = basic\nusername = u\n")
+    argv = ["--config", str(path)]
+    assert config.load_or_exit(argv, prog="receiver", files_of=("receiver",)).destination.password == ""
+    with pytest.raises(SystemExit):
+        config.load_or_exit(argv, prog="uploader", files_of=("destination",))
+
+
 def test_an_unfit_setting_breeds_no_other_problem() -> None:
     """What is compared with an unfit value is not blamed as well."""
     text = (
