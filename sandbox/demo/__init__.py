@@ -1,1 +1,1 @@
-"""`make demo`: receiver, uploader and sandbox at work on sample instances that this package draws."""
+"""`make demo`: receiver, uploader, console and sandbox at work on sample instances that this package draws."""

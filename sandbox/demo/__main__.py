@@ -1,4 +1,4 @@
-"""python -m sandbox.demo [--once]: receiver, uploader and sandbox at work on sample instances.
+"""python -m sandbox.demo [--once]: receiver, uploader, console and sandbox at work on sample instances.
 
 Exit status: 0 if every sample arrived, 1 if one did not or something failed, 2 for a wrong command line; 128 and
 the number of the signal if one came before all had been looked at.
@@ -10,12 +10,12 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import requests
 
 from common.errors import LedgerError
-from common.ledger import Ledger
 from sandbox.demo import modality, samples
 from sandbox.demo.advice import advise
 from sandbox.demo.folder import RECEIVER_AE_TITLE, DemoError, Folder, shown
@@ -29,7 +29,6 @@ from sandbox.rules import parse_rule
 _READY_SECONDS = 30.0
 _TICK_SECONDS = 0.03
 _PACE_SECONDS = 0.1  # between one instance and the next, so that a person can follow
-_ROWS = 20
 
 
 class Demo:
@@ -110,12 +109,15 @@ class Demo:
         return made
 
     def _await_ready(self, stage: Stage) -> None:
-        """Wait until the receiver answers C-ECHO and the sandbox HTTP."""
-        self._report.heading(f"honcho starts receiver, uploader and sandbox (whole log: {shown(self._folder.log)})")
+        """Wait until the receiver answers C-ECHO, and sandbox and console HTTP."""
+        self._report.heading(
+            f"honcho starts receiver, uploader, console and sandbox (whole log: {shown(self._folder.log)})"
+        )
         deadline = time.monotonic() + _READY_SECONDS
-        waiting = {
+        waiting: dict[str, Callable[[], bool]] = {
             "the receiver answers C-ECHO": lambda: modality.echo(self._folder.receiver, RECEIVER_AE_TITLE),
-            "the sandbox answers HTTP": self._sandbox_answers,
+            "the sandbox answers HTTP": lambda: self._answers(f"{self._folder.origin}/sandbox"),
+            f"the page is at {self._folder.page}": lambda: self._answers(f"{self._folder.page}"),
         }
         while waiting:
             self._pump(stage)
@@ -126,10 +128,10 @@ class Demo:
                 raise DemoError(f"not within {_READY_SECONDS:.0f} seconds: {', '.join(waiting)}")
             time.sleep(_TICK_SECONDS)
 
-    def _sandbox_answers(self) -> bool:
+    def _answers(self, url: str) -> bool:
         with contextlib.suppress(requests.RequestException), requests.Session() as session:
             session.trust_env = False
-            return session.get(f"{self._folder.origin}/sandbox", timeout=5).ok
+            return session.get(url, timeout=5).ok
         return False
 
     def _follow(self, stage: Stage, made: samples.Samples) -> int:
@@ -179,7 +181,7 @@ class Demo:
                 self._report.line("Without ONCE=1 the demo stays up and says what to try next.")
             return
         advise(self._report, self._folder, made)
-        self._report.heading("The log of receiver, uploader and sandbox. Ctrl-C ends the demo")
+        self._report.heading("The log of all four. Ctrl-C ends the demo")
         while True:
             self._pump(stage)
             time.sleep(_TICK_SECONDS)
@@ -198,12 +200,12 @@ class Demo:
 
         already = self._signals.count
         with contextlib.suppress(OSError):
-            self._report.heading("The end: honcho stops receiver, uploader and sandbox")
+            self._report.heading("The end: honcho stops all four")
         stage.stop(said, hurry=lambda: self._signals.count > already)
 
 
 def main(argv: list[str]) -> int:
-    """Run the demo, or print the ledger of one.
+    """Run the demo.
 
     Returns:
         The exit status.
@@ -216,24 +218,12 @@ def main(argv: list[str]) -> int:
         sys.stdout.reconfigure(errors="replace")
     report = Report(sys.stdout)
     try:
-        if arguments.ledger:
-            return _print_ledger(arguments.directory, report)
         return Demo(arguments, report).run()
     except BrokenPipeError:
         return 1
     except (DemoError, LedgerError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
-
-
-def _print_ledger(directory: Path, report: Report) -> int:
-    path = directory / "spool" / "ledger.db"
-    if not path.exists():
-        raise DemoError(f"expected the ledger of a demo at {path}, found none")
-    with contextlib.closing(Ledger(path)) as ledger:
-        report.table(ledger.latest(_ROWS))
-        report.line("  Rows in all: " + ", ".join(f"{count} {state}" for state, count in ledger.counts().items()))
-    return 0
 
 
 def _rule(text: str) -> str:
@@ -261,7 +251,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE,…",
         help="let the sandbox misbehave from its start, as in status=503; repeatable",
     )
-    parser.add_argument("--ledger", action="store_true", help="print the last rows of a demo's ledger, and end")
     return parser
 
 

@@ -18,28 +18,38 @@ def advise(report: Report, folder: Folder, samples: Samples) -> None:
     rules = f"{folder.origin}/sandbox/rules"
     clear = _request("DELETE", rules)
 
+    console = f"{_python()} -m console --config {shown(folder.settings)}"
+
     report.heading("What to try next: in another terminal, in this folder; watch the log here")
+    report.line(
+        f"  0  See all of it in a browser: {folder.page} Patients are shown, and you can act, once you are signed in."
+    )
+    report.command(f"{console} sign-in")
+    report.line("     Or here, live; Ctrl-C ends it.")
+    report.command(f"{console} watch")
     report.line("  1  Drop a file that no device has sent. It is delivered as if it had come by C-STORE.")
     report.command(drop)
     report.line("  2  Break the sandbox: no archive answers. The file waits in incoming/, whatever time it takes.")
     report.command(_request("POST", rules, "status=503"))
     report.command(drop)
-    report.command(f"ls {incoming}/")
+    report.command(f"{console} status")
     report.line("     Mend it. The uploader notices by itself, within 5 seconds.")
     report.command(clear)
     report.line("  3  Let the sandbox refuse an instance for good (FailureReason 0xA900): it goes to quarantine/.")
     report.command(_request("POST", rules, "fail=0xA900"))
     report.command(drop)
-    report.command(f"sleep 1; cat {quarantine}/{dropped}.json")
-    report.line("     Mend it, and release the file: it goes out when it has not changed for 2 seconds.")
+    report.command(f"sleep 1; {console} show {dropped}")
+    report.line(
+        "     Mend it, and release the file, here or on the page; `mv` from quarantine/ to incoming/ does it too."
+    )
     report.command(clear)
-    report.command(f"mv {quarantine}/{dropped} {incoming}/")
+    report.command(f"{console} release {dropped}")
     report.line("  4  Drop something that is no DICOM file, and look why it was not sent. It is yours to remove.")
     report.command(f"echo hello > {incoming}/hello.txt")
     report.command(f"sleep 1; cat {quarantine}/hello.txt.json")
-    report.command(f"rm {quarantine}/hello.txt {quarantine}/hello.txt.json")
+    report.command(f"{console} discard hello.txt")
     report.line("  5  Ask the ledger: every file that ever entered incoming/, and what became of it.")
-    report.command(f"{_python()} -m sandbox.demo --ledger" + _elsewhere(folder))
+    report.command(f"{console} list")
     report.line("  6  Be a device yourself: send an instance by C-STORE.")
     report.command(_store(folder, dropped))
     report.line("  7  Look at what has arrived, with any DICOM viewer; the first photograph is there as a PNG as well.")
@@ -68,11 +78,6 @@ def _store(folder: Folder, file_name: str) -> str:
     if shutil.which("dcmsend"):
         return f"dcmsend -v -aec {RECEIVER_AE_TITLE} {host} {port} {path}"
     return f"{_python()} -m pynetdicom storescu -v -aec {RECEIVER_AE_TITLE} {host} {port} {path}"
-
-
-def _elsewhere(folder: Folder) -> str:
-    usual = folder.path == Path.cwd() / "demo"
-    return "" if usual else f" --directory {shown(folder.path)}"
 
 
 def _python() -> str:

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RECEIVER_AE_TITLE = "STOWGATE"
 _RECEIVER_PORT = 11112
 _SANDBOX_PORT = 8080
+_CONSOLE_PORT = 11180
 _PORTS_TRIED = 100
 _HOST = "127.0.0.1"
 
@@ -47,6 +48,9 @@ url = {url}
 [uploader]
 backoff_max_seconds = 5
 shutdown_seconds = 3
+
+[console]
+port = {console_port}
 """
 
 
@@ -75,6 +79,7 @@ class Folder:
         self._port_claims: list[socket.socket] = []
         self.receiver_port = self._free_port(_RECEIVER_PORT)
         self.sandbox_port = self._free_port(_SANDBOX_PORT)
+        self.console_port = self._free_port(_CONSOLE_PORT)
 
     @property
     def receiver(self) -> tuple[str, int]:
@@ -86,9 +91,18 @@ class Folder:
         """URL of the sandbox, without a path."""
         return f"http://{_HOST}:{self.sandbox_port}"
 
+    @property
+    def page(self) -> str:
+        """URL of the console's page."""
+        return f"http://{_HOST}:{self.console_port}/"
+
     def moved_ports(self) -> list[str]:
         """Say of each usual port that was taken which one stands in for it."""
-        chosen = {"receiver": (_RECEIVER_PORT, self.receiver_port), "sandbox": (_SANDBOX_PORT, self.sandbox_port)}
+        chosen = {
+            "receiver": (_RECEIVER_PORT, self.receiver_port),
+            "sandbox": (_SANDBOX_PORT, self.sandbox_port),
+            "console": (_CONSOLE_PORT, self.console_port),
+        }
         return [
             f"port {usual} is taken; the {name} listens on {port}"
             for name, (usual, port) in chosen.items()
@@ -144,6 +158,7 @@ class Folder:
             host=_HOST,
             receiver_port=self.receiver_port,
             url=f"{self.origin}/dicom-web",
+            console_port=self.console_port,
         )
         try:
             self.samples.mkdir(exist_ok=True)

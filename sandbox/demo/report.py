@@ -20,9 +20,9 @@ _BOLD, _DIM = "1", "2"
 _RED, _GREEN, _YELLOW, _BLUE, _MAGENTA, _CYAN = "31", "32", "33", "34", "35", "36"
 _STEP_COLOURS = {Step.RECEIVED: _CYAN, Step.SENT: _MAGENTA, Step.CONFIRMED: _GREEN}
 _STATE_COLOURS = {State.SENT: _GREEN, State.INCOMING: _YELLOW, State.QUARANTINE: _RED, State.REMOVED: _YELLOW}
-_NAME_COLOURS = {"receiver": _CYAN, "uploader": _MAGENTA, "sandbox": _YELLOW}
+_NAME_COLOURS = {"receiver": _CYAN, "uploader": _MAGENTA, "console": _BLUE, "sandbox": _YELLOW}
 # honcho has said the time and the name already.
-_REPEATED = re.compile(r"\S+Z (receiver|uploader) (?=[A-Z]+ )|sandbox: ")
+_REPEATED = re.compile(r"\S+Z (receiver|uploader|console) (?=[A-Z]+ )|sandbox: ")
 _TITLES = ("Patient ID", "Modality", "Size", "State", "Settled after", "File name")
 _RIGHT = (2, 4)  # columns of numbers
 

@@ -1,4 +1,4 @@
-"""honcho with receiver, uploader and sandbox: started, listened to, and ended whatever happens.
+"""honcho with receiver, uploader, console and sandbox: started, listened to, and ended whatever happens.
 
 honcho has a session of its own, so that Ctrl-C reaches only the demo, which then ends honcho in order. Its output
 goes to a file and not to a pipe: nobody stops because we do not read.
@@ -16,15 +16,15 @@ from dataclasses import dataclass
 
 from sandbox.demo.folder import ROOT, DemoError, Folder
 
-_PROCESSES = 3
-_START_SECONDS = 10.0  # for honcho to start all three
+_PROCESSES = 4
+_START_SECONDS = 10.0  # for honcho to start all of them
 _STOP_SECONDS = 15.0  # for them to end in order; each is given 3 by its settings
 _GRACE_SECONDS = 3.0  # for what is left after that
 _TICK_SECONDS = 0.05
 _KEPT_LINES = 200
 
 _LINE = re.compile(r"(?P<time>\d\d:\d\d:\d\d) (?P<name>\S+) *\| (?P<text>.*)")
-_SERIOUS = re.compile(r"\S+ (receiver|uploader) (WARNING|ERROR) ")
+_SERIOUS = re.compile(r"\S+ (receiver|uploader|console) (WARNING|ERROR) ")
 _STARTED = re.compile(r"(?P<name>\S+) started \(pid=(?P<pid>\d+)\)")
 _STOPPED = re.compile(r"(?P<name>\S+) stopped \(rc=(?P<status>-?\d+)\)")
 
@@ -39,7 +39,7 @@ class LogLine:
 
     @property
     def serious(self) -> bool:
-        """Whether it is a warning or an error of receiver or uploader."""
+        """Whether it is a warning or an error of receiver, uploader or console."""
         return _SERIOUS.match(self.text) is not None
 
 
@@ -123,7 +123,7 @@ class Stage:
         if self._first_end:
             name = self._first_end.partition(" ")[0]
             last = [line.text for line in self._lines if line.name == name][-5:]
-            raise DemoError("\n".join([f"expected all three to run, found that {self._first_end}", *last]))
+            raise DemoError("\n".join([f"expected all four to run, found that {self._first_end}", *last]))
         if self._honcho is not None and self._honcho.poll() is not None:
             last = [line.text for line in self._lines][-5:]
             raise DemoError("\n".join([f"honcho ended with status {self._honcho.returncode}", *last]))

@@ -47,7 +47,7 @@ def staying_up(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
 
 
 def processes_of(folder: Path) -> dict[int, str]:
-    """The processes that name the folder on their command lines: honcho, receiver, uploader and sandbox."""
+    """The processes that name the folder on their command lines: honcho, receiver, uploader, console and sandbox."""
     found = {}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
@@ -112,7 +112,7 @@ def test_it_stays_up_until_ctrl_c_and_what_it_advises_works(folder: Path) -> Non
     with staying_up(folder) as (demo, output):
         shown = output.read_text()
         drop = next(line for line in shown.splitlines() if line.startswith("     cp "))
-        ask = next(line for line in shown.splitlines() if "sandbox.demo --ledger" in line)
+        ask = next(line for line in shown.splitlines() if line.strip().endswith(" list"))
         subprocess.run(["sh", "-c", drop], cwd=ROOT, check=True)
         wait_for(lambda: len(list((folder / "sandbox").glob("*.dcm"))) == SAMPLES + 1, what="the dropped file")
         ledger = subprocess.run(["sh", "-c", ask], cwd=ROOT, check=True, capture_output=True, text=True).stdout
@@ -124,7 +124,7 @@ def test_it_stays_up_until_ctrl_c_and_what_it_advises_works(folder: Path) -> Non
         assert demo.wait(30) == 0, output.read_text()
 
 
-@pytest.mark.parametrize("victim", ["-m receiver", "-m uploader", "-m sandbox ", "-m honcho"])
+@pytest.mark.parametrize("victim", ["-m receiver", "-m uploader", "-m console ", "-m sandbox ", "-m honcho"])
 def test_a_process_that_dies_ends_the_demo_with_1(folder: Path, victim: str) -> None:
     """It says which one died, and leaves none of the others behind."""
     with staying_up(folder) as (demo, output):

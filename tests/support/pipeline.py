@@ -89,6 +89,7 @@ class Pipeline:
             "spool": {"settle_seconds": 0.5, "rescan_seconds": 2, "min_free": "1 MB"},
             "receiver": {"host": "127.0.0.1", "port": self.port, "shutdown_seconds": 5},
             "destination": {"url": url, "connect_timeout_seconds": 5},
+            "console": {"port": free_port()},
             "uploader": {"backoff_initial_seconds": 0.2, "backoff_max_seconds": 2, "shutdown_seconds": 5},
         }
         self.configure(**settings)
