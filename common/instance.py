@@ -9,10 +9,8 @@ the archive's to judge: we forward bytes, we do not correct them.
 
 import io
 import os
-import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import BinaryIO
 
 import pydicom.config
@@ -26,6 +24,27 @@ from common.character_sets import DEFAULT, character_sets, decode
 from common.elements import UNDEFINED_LENGTH, Element, walk
 from common.errors import TruncatedError, UnreadableError
 from common.plain_values import plain_values
+from common.sop_instance import Instance, is_uid
+
+__all__ = [
+    "INFLATED_HEAD",
+    "MODALITY",
+    "PATIENT_ID",
+    "SERIES_INSTANCE_UID",
+    "SOP_CLASS_UID",
+    "SOP_INSTANCE_UID",
+    "SPECIFIC_CHARACTER_SET",
+    "STUDY_INSTANCE_UID",
+    "Instance",
+    "dataset_elements",
+    "element_value",
+    "identity",
+    "inflated_head",
+    "instance_of",
+    "is_uid",
+    "read_dataset",
+    "read_head",
+]
 
 # A value that breaks its VR's rules is the archive's to judge; pydicom's warning would quote it.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
@@ -51,33 +70,6 @@ _DATASET_TAGS = frozenset(
 _MAX_VALUE = 64 * 1024  # of an identifying element; anything longer is rubbish and must not fill memory
 _MAX_TEXT = 1024
 INFLATED_HEAD = 1024 * 1024
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*\Z")
-
-
-@dataclass(frozen=True, slots=True)
-class Instance:
-    """The identity of one SOP instance, as the ledger keeps it.
-
-    UIDs are text without padding. `patient_id`, `study_instance_uid`, `series_instance_uid` and
-    `modality` are empty where the dataset has none (PS3.3 C.7, C.12.1).
-    """
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax_uid: str
-    patient_id: str = ""
-    study_instance_uid: str = ""
-    series_instance_uid: str = ""
-    modality: str = ""
-
-
-def is_uid(text: str) -> bool:
-    """Tell whether `text` is a UID: at most 64 characters, digits in components (PS3.5 9.1).
-
-    Leading zeros in a component are let pass: devices in the field write them, and refusing an
-    instance for it would lose it.
-    """
-    return len(text) <= 64 and _UID.match(text) is not None
 
 
 def read_dataset(fp: BinaryIO, transfer_syntax_uid: str) -> Instance:

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 
-from common.instance import Instance
 from common.ledger_database import Database
 from common.ledger_decisions import record_discard, record_release
 from common.ledger_rows import ENTER, INSTANCE_COLUMNS, RELEASE, SELECT, describes, entered_values, typed, writable
@@ -29,6 +28,7 @@ from common.records import (
     ledger_name,
     utc_text,
 )
+from common.sop_instance import Instance
 
 _NOBODY = Sender("", "", "")
 _NOTHING_KNOWN = Instance("", "", "")

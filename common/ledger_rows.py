@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import fields
 from operator import attrgetter
 
-from common.instance import Instance
 from common.records import Cause, Row, Sender, State
+from common.sop_instance import Instance
 
 INSTANCE_COLUMNS = tuple(field.name for field in fields(Instance))
 _INSTANCE_VALUES: Callable[[Instance], tuple[str, ...]] = attrgetter(*INSTANCE_COLUMNS)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from common.instance import Instance
+from common.sop_instance import Instance
 
 _ESCAPED = re.compile(rb"\\x([89a-f][0-9a-f])")
 

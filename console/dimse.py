@@ -197,4 +197,4 @@ def _tls(config: ReceiverConfig, caller: Caller) -> tuple[ssl.SSLContext, str] |
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or type(error).__name__
         raise PeerError(f"expected certificates and keys that can be used, found: {reason}", answered=False) from error
-    return context, ""
+    return context, address(config)

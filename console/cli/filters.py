@@ -23,8 +23,8 @@ def filters(command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--patient", default="", metavar="ID", help="Of this Patient ID; ABC* stands for all that begin so.")
     @click.option("--uid", default="", help="With this SOP Instance or Study Instance UID.")
     @click.option("--sender", default="", metavar="AE", help="Sent by this calling AE title.")
-    @click.option("--since", type=Moment(), default="", help="Received then or later: 2h, yesterday, 2026-11-24.")
-    @click.option("--until", type=Moment(), default="", help="Received before that.")
+    @click.option("--since", type=Moment(), help="Received then or later: 2h, yesterday, 2026-11-24.")
+    @click.option("--until", type=Moment(), help="Received before that.")
     @wraps(command)
     def with_query(
         *args: Any,
@@ -33,8 +33,8 @@ def filters(command: Callable[..., None]) -> Callable[..., None]:
         patient: str,
         uid: str,
         sender: str,
-        since: str,
-        until: str,
+        since: str | None,
+        until: str | None,
         **kwargs: Any,
     ) -> None:
         query = Query(
@@ -43,8 +43,8 @@ def filters(command: Callable[..., None]) -> Callable[..., None]:
             uid=uid,
             patient_id=patient,
             calling_ae_title=sender,
-            since=since,
-            until=until,
+            since=since or "",
+            until=until or "",
         )
         command(*args, query=query, **kwargs)
 

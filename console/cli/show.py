@@ -1,7 +1,9 @@
 """`show`: one instance, with its history, the archive's answer and its header."""
 
+import logging
 import os
 import stat
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +91,11 @@ def _header(path: Path | None) -> tuple[list[dict[str, Any]], str]:
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):
             return [], "The header is not shown: it is no file."
-        found = header.read(path)
+        # It warns of values that break the rules of their VR; whoever looks at them sees that.
+        logging.getLogger("pydicom").setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = header.read(path)
     except StowgateError as error:
         return [], f"The header cannot be read: {error}."
     except OSError as error:
