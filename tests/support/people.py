@@ -45,7 +45,7 @@ class HookServer:
 
             def do_GET(self) -> None:
                 outer.posted.append((self.path, None))
-                self.send_response(200)
+                self.send_response(outer.status)
                 self.end_headers()
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
