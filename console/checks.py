@@ -19,6 +19,7 @@ from common.ledger_checks import LedgerChecks
 from common.records import State, ledger_name
 from common.repair import is_there
 from common.spool import Spool
+from console.words import size
 
 _AGAIN_SECONDS = 1.0  # after which what did not agree is looked at again: it may have been on its way
 _LOCAL = "Put the spool on a local disk: claims (flock) and the ledger (WAL) need one."
@@ -131,11 +132,11 @@ def disk(config: Config) -> Iterator[Finding]:
         yield Finding("filesystem", Level.WARNING, f"{_PASSING[kind]} ({kind})", "Put it on a disk that stays.")
     free = status.f_bavail * status.f_frsize
     if free < config.spool.min_free:
-        text = f"{free:,} bytes are free, and {config.spool.min_free:,} must be: senders are answered 0xA700."
+        text = f"{size(free)} is free, and {size(config.spool.min_free)} must be: senders are answered 0xA700."
         yield Finding("disk", Level.ERROR, text, "Make room, or lower [spool] min_free.")
     else:
         on = f" on {kind}" if kind else ""
-        yield Finding("disk", Level.OK, f"{free:,} bytes are free{on}, {config.spool.min_free:,} must be.")
+        yield Finding("disk", Level.OK, f"{size(free)} is free{on}, {size(config.spool.min_free)} must be.")
     if status.f_files and status.f_favail < 10_000:
         text = f"Only {status.f_favail:,} more files can be created (inodes)."
         yield Finding("inodes", Level.WARNING, text, "Remove files, or make a filesystem with more inodes.")

@@ -25,7 +25,8 @@ from common.spool import Spool
 from console.actions import Actions, Done
 from console.cli import Seat
 from console.cli.filters import QUARANTINE_CAUSES
-from console.cli.printing import as_json, count_of, terminal
+from console.cli.printing import as_json, terminal
+from console.words import count_of
 
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._~-")
 _QUARANTINED = Query(state=State.QUARANTINE)

@@ -22,6 +22,7 @@ from console.cli import BrokenConfigurationError, Seat, pass_seat
 from console.cli.acting import ledger_of, spool_of
 from console.cli.printing import as_json, json_option, say, shown, terminal
 from console.overview import look
+from console.words import count_of
 
 _FILES_OF = ("receiver", "destination", "console")
 _ECHO_SECONDS = 5.0
@@ -119,7 +120,8 @@ def _processes(config: Config) -> Iterator[Finding]:
         living = overview.of_role(role)
         if living:
             pids = ", ".join(str(one.pid) for one in living)
-            yield Finding(f"{role}s", Level.OK, f"{len(living)} of {role} running (pid {pids}).")
+            count = count_of(len(living), role)
+            yield Finding(f"{role}s", Level.OK, f"{count} {'is' if len(living) == 1 else 'are'} running (pid {pids}).")
         else:
             yield Finding(f"{role}s", Level.WARNING, f"No {role} is running.", "Start it, if it should run.")
     for trouble in overview.troubles:

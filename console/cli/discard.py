@@ -8,7 +8,8 @@ from common.redaction import escape
 from console.actions import Done
 from console.cli import Seat, pass_seat
 from console.cli.acting import Selected, act, preview, report, select, selection
-from console.cli.printing import count_of, json_option, size
+from console.cli.printing import json_option
+from console.words import count_of, size
 
 _WORDS = "discarding", "discarded"
 _SHOWN = 10

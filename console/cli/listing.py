@@ -5,9 +5,10 @@ import click
 from common.ledger_reader import Query
 from console.cli import Seat, pass_seat
 from console.cli.filters import filters, reader_of, row_document
-from console.cli.printing import as_json, json_option, local, say, shown, size, table
+from console.cli.printing import as_json, json_option, local, say, shown, table, zone
+from console.words import size
 
-_COLUMNS = ["received", "state", "cause", "patient ID", "modality", "sender", "size", "attempts", "file"]
+_COLUMNS = ["state", "cause", "patient ID", "modality", "sender", "size", "attempts", "file"]
 
 
 @click.command("list")
@@ -24,7 +25,7 @@ def command(seat: Seat, *, query: Query, limit: int, as_document: bool) -> None:
         return
     say(
         table(
-            _COLUMNS,
+            [f"received ({zone()})", *_COLUMNS],
             [
                 (
                     local(row.received_at),

@@ -19,7 +19,6 @@ from common.redaction import escape
 Cell = str | int | Text | None
 
 _PLAIN_WIDTH = 100_000  # where there is no terminal, no line is folded
-_UNITS = (("TB", 1000**4), ("GB", 1000**3), ("MB", 1000**2), ("KB", 1000))
 
 
 def terminal() -> Console:
@@ -87,25 +86,9 @@ def pairs(values: Mapping[str, Cell]) -> Table:
     return made
 
 
-def count_of(number: int, word: str) -> str:
-    """A number with its word: 1 instance, 2,000 instances."""
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
-
-
-def size(count: float) -> str:
-    """Bytes as people read them: 1.8 MB."""
-    for unit, factor in _UNITS:
-        if count >= factor:
-            return f"{count / factor:.1f} {unit}"
-    return f"{count:.0f} B"
-
-
-def duration(seconds: float) -> str:
-    """A time span in its two largest units: 3 h 5 min."""
-    whole = max(int(seconds), 0)
-    parts = [(whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s")]
-    first = next((number for number, (amount, _) in enumerate(parts) if amount), len(parts) - 1)
-    return " ".join(f"{amount} {unit}" for amount, unit in parts[first : first + 2] if amount) or "0 s"
+def zone() -> str:
+    """What this machine calls the time zone of `local`."""
+    return datetime.now().astimezone().strftime("%Z")
 
 
 def local(moment: datetime | str | None) -> str:

@@ -7,8 +7,9 @@ import click
 from console.actions import probe
 from console.cli import Seat, pass_seat
 from console.cli.acting import act_as_owner, person
-from console.cli.printing import as_json, duration, json_option
+from console.cli.printing import as_json, json_option
 from console.overview import DestinationView, look
+from console.words import duration
 
 _LOOK_SECONDS = 0.5
 

@@ -14,12 +14,14 @@ from common.errors import LedgerError
 from common.ledger_reader import LedgerReader
 from common.presence import Process
 from common.records import State, Transfer
-from console.cli.printing import count_of, duration, local, pairs, shown, size, table
+from console.cli.printing import local, pairs, shown, table, zone
 from console.overview import Overview, Severity, Trouble, look
 from console.rates import Rates, rates
+from console.words import count_of, duration, rate, size
 
 _STYLES = {"open": "green", "doubted": "yellow", "paused": "bold red", "unknown": "yellow"}
 _STUCK_SECONDS = 30.0
+_KEPT = frozenset((State.INCOMING, State.QUARANTINE))  # whose files are there
 
 
 class Screen:
@@ -48,7 +50,8 @@ class Screen:
             "at": overview.at,
             "well": not self.exit_status,
             "states": {
-                state.value: {"instances": heap.instances, "size_bytes": heap.size_bytes, "oldest": heap.oldest or None}
+                state.value: {"instances": heap.instances}
+                | ({"size_bytes": heap.size_bytes, "oldest": heap.oldest or None} if state in _KEPT else {})
                 for state, heap in overview.heaps.items()
             },
             "quarantine": {
@@ -116,7 +119,7 @@ class Screen:
         return f"{local(overview.at)} {heaps} destination={overview.destination.mode}{speed} troubles={troubles}"
 
     def _headline(self) -> Text:
-        troubles, at = self.overview.troubles, f"  {local(self.overview.at)}"
+        troubles, at = self.overview.troubles, f"  {local(self.overview.at)} {zone()}"
         if self.exit_status:
             return Text.assemble(("NOT WELL", "bold red"), at)
         if troubles:
@@ -223,12 +226,10 @@ def _said(process: Process) -> str:
 
 
 def _speed(measured: Rates) -> str:
-    came = f"received {measured.received:,} ({measured.received / measured.seconds:.1f}/s, "
-    went = f"sent {measured.sent:,} ({measured.sent / measured.seconds:.1f}/s, "
-    text = (
-        f"{came}{size(measured.received_bytes / measured.seconds)}/s), "
-        f"{went}{size(measured.sent_bytes / measured.seconds)}/s)"
-    )
+    def at(count: int, size_bytes: int) -> str:
+        return f"{count:,} ({rate(count, measured.seconds)}, {size(size_bytes / measured.seconds)}/s)"
+
+    text = f"received {at(measured.received, measured.received_bytes)}, sent {at(measured.sent, measured.sent_bytes)}"
     if measured.mean_seconds is not None:
         text += f", {measured.mean_seconds:.1f} s from received to sent"
     return text

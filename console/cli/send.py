@@ -14,8 +14,9 @@ from common.config import ReceiverConfig
 from common.errors import InstanceError, NotDicomError, NotStorableError
 from common.redaction import escape
 from console.cli import Seat, pass_seat
-from console.cli.printing import as_json, count_of, json_option, terminal
+from console.cli.printing import as_json, json_option, terminal
 from console.dimse import MOST_CONTEXTS, Caller, Instance, PeerError, associated, contexts_of, identify, store
+from console.words import count_of
 
 _MOST_FILES = 500  # of one association
 

@@ -18,7 +18,8 @@ from common.spool import Spool
 from console.cli import Seat, pass_seat
 from console.cli.acting import complete_names, spool_of
 from console.cli.filters import reader_of, row_document
-from console.cli.printing import Cell, as_json, count_of, json_option, local, pairs, say, shown, size, table
+from console.cli.printing import Cell, as_json, json_option, local, pairs, say, shown, table, zone
+from console.words import count_of, size
 
 _OTHERS = 20  # rows of the same instance that are named
 
@@ -131,7 +132,7 @@ def _facts(row: Row, path: Path | None) -> dict[str, Cell]:
 
 def _history(events: list[EventRow]) -> RenderableType:
     return table(
-        ["when", "event", "cause", "HTTP", "detail"],
+        [f"when ({zone()})", "event", "cause", "HTTP", "detail"],
         [(local(one.at), one.event.value, one.cause, one.http_status, one.detail) for one in events],
         right=("HTTP",),
     )

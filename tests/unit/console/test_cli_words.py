@@ -8,8 +8,8 @@ import pytest
 from console.checks import filesystem
 from console.cli import COMMANDS
 from console.cli.export import guarded
-from console.cli.printing import duration, size
 from console.cli.times import moment_of
+from console.words import duration, size
 
 _NOW = datetime(2026, 11, 24, 19, 30, tzinfo=timezone(timedelta(hours=1)))
 
