@@ -248,14 +248,3 @@ def visible(text: str) -> str:
     """The text with what is no printable character made visible: control pictures, and U+XXXX for others."""
     text = _CONTROL.sub(lambda found: "\u2421" if found[0] == "\x7f" else chr(0x2400 + ord(found[0])), text)
     return "".join(one if one.isprintable() else f"<U+{ord(one):04X}>" for one in text)
-def _value(one: Found, vr: str, raw: bytes, encodings: tuple[str, ...], order: str) -> str:
-    more = "" if one.length <= len(raw) else "…"
-    if vr == "SQ":
-        return ""
-    if vr in _TEXTS:
-        return decode(raw, encodings if vr in _CHOSEN else DEFAULT) + more
-    if vr in _NUMBERS and one.length != UNDEFINED_LENGTH:
-        form = order + _NUMBERS[vr]
-        whole = len(raw) - len(raw) % struct.calcsize(form)
-        return "\\".join(f"{number:.10g}" for (number,) in struct.iter_unpack(form, raw[:whole])) + more
-    return "" if not one.length else "encapsulated" if one.length == UNDEFINED_LENGTH else f"{one.length} bytes"
