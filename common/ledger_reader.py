@@ -17,40 +17,18 @@ from pathlib import Path
 from urllib.parse import quote
 
 from common.errors import LedgerError
-from common.ledger_rows import SELECT, typed
+from common.ledger_rows import SELECT, typed, writable
 from common.ledger_schema import check_version, version_of
+from common.ledger_search import Query, how_many, newest_ids
 from common.ledger_transfers import transfers_under_way
 from common.records import Cause, Event, EventRow, Row, State, Transfer, ledger_name
+
+__all__ = ["LATENCIES", "Activity", "Heap", "LedgerReader", "Query"]
 
 _PATIENCE_SECONDS = 5.0
 _STEPS = 100_000  # of SQLite's machine, between two looks at the clock
 LATENCIES = (0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 3600.0)
 """Seconds from being received to being sent, the upper bounds by which `Activity.within` counts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """What is searched for; what is empty does not count. All that is given must be true of a row.
-
-    Attributes:
-        state: of the row.
-        cause: of the row.
-        uid: SOP Instance or Study Instance UID, whole.
-        patient_id: whole, or its beginning followed by `*`.
-        calling_ae_title: of who sent it, whole.
-        file_name: whole, in the ledger's form.
-        since: received at that time or later, in the ledger's form.
-        until: received before that time.
-    """
-
-    state: State | None = None
-    cause: Cause | None = None
-    uid: str = ""
-    patient_id: str = ""
-    calling_ae_title: str = ""
-    file_name: str = ""
-    since: str = ""
-    until: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,16 +124,9 @@ class LedgerReader:
             limit: at most so many.
             before: only rows with a smaller id: the next page.
         """
-        conditions, values = _conditions(query)
-        if before is not None:
-            conditions.append("id < ?")
-            values.append(before)
-        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         with self._asking() as connection:
-            return [
-                typed(found)
-                for found in connection.execute(f"{SELECT}{where} ORDER BY id DESC LIMIT ?", (*values, limit))
-            ]
+            ids = newest_ids(connection, query, limit, before)
+            return [typed(connection.execute(f"{SELECT} WHERE id = ?", (number,)).fetchone()) for number in ids]
 
     def each(self, query: Query) -> Iterator[Row]:
         """All the rows that a query finds, newest first, by a thousand at a time."""
@@ -166,17 +137,15 @@ class LedgerReader:
 
     def count(self, query: Query) -> int:
         """How many rows a query finds."""
-        conditions, values = _conditions(query)
-        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         with self._asking() as connection:
-            return int(connection.execute(f"SELECT count(*) FROM instances{where}", values).fetchone()[0])  # noqa: S608
+            return how_many(connection, query)
 
     def row(self, name: str) -> Row | None:
         """The row of a file by its name; else of the instance of this SOP Instance UID that came last."""
         with self._asking() as connection:
             for column in ("file_name", "sop_instance_uid"):
                 found = connection.execute(
-                    f"{SELECT} WHERE {column} = ? ORDER BY id DESC LIMIT 1", (ledger_name(name),)
+                    f"{SELECT} WHERE {column} = ? ORDER BY id DESC LIMIT 1", (writable(ledger_name(name)),)
                 ).fetchone()
                 if found is not None:
                     return typed(found)
@@ -221,9 +190,9 @@ class LedgerReader:
         Ids grow with time, give or take the clock, so that it is found by halving.
         """
         with self._asking() as connection:
-            low, high = connection.execute(
-                "SELECT coalesce(min(id), 1), coalesce(max(id), 0) + 1 FROM events"
-            ).fetchone()
+            # Two questions: in one, SQLite would read every event.
+            (low,) = connection.execute("SELECT coalesce(min(id), 1) FROM events").fetchone()
+            (high,) = connection.execute("SELECT coalesce(max(id), 0) + 1 FROM events").fetchone()
             while low < high:
                 middle = (low + high) // 2
                 found = connection.execute(
@@ -237,48 +206,17 @@ class LedgerReader:
 
     def activity(self, after: int, upto: int) -> Sequence[Activity]:
         """What happened in the events with ids above `after` up to `upto`, by minute, event and cause."""
-        latency = "(julianday(e.at) - julianday(i.received_at)) * 86400.0"
-        within = ", ".join(f"sum(e.event = 'sent' AND {latency} <= {bound})" for bound in LATENCIES)
         with self._asking() as connection:
             return [
                 Activity(minute, Event(event), cause, count, size, seconds, tuple(counted))
                 for minute, event, cause, count, size, seconds, *counted in connection.execute(
-                    "SELECT substr(e.at, 1, 16), e.event, e.cause, count(*), sum(i.size_bytes),"  # noqa: S608
-                    f" sum(CASE WHEN e.event = 'sent' THEN max({latency}, 0) ELSE 0.0 END), {within}"
-                    " FROM events AS e JOIN instances AS i ON i.id = e.instance_id"
-                    " WHERE e.id > ? AND e.id <= ? GROUP BY 1, 2, 3 ORDER BY 1",
+                    "WITH happened AS MATERIALIZED ("  # noqa: S608
+                    " SELECT substr(e.at, 1, 16) AS minute, event, e.cause AS cause, size_bytes,"
+                    " CASE event WHEN 'sent' THEN (julianday(e.at) - julianday(received_at)) * 86400.0 END AS seconds"
+                    " FROM events AS e JOIN instances AS i ON i.id = e.instance_id WHERE e.id > ? AND e.id <= ?)"
+                    " SELECT minute, event, cause, count(*), sum(size_bytes), total(max(seconds, 0)),"
+                    f" {', '.join(f'coalesce(sum(seconds <= {bound}), 0)' for bound in LATENCIES)}"
+                    " FROM happened GROUP BY 1, 2, 3 ORDER BY 1",
                     (after, upto),
                 )
             ]
-
-
-def _conditions(query: Query) -> tuple[list[str], list[str | int]]:
-    """The conditions of a query and their values. Nothing of a query becomes SQL."""
-    conditions: list[str] = []
-    values: list[str | int] = []
-
-    def add(condition: str, *of_it: str) -> None:
-        conditions.append(condition)
-        values.extend(of_it)
-
-    if query.state is not None:
-        add("state = ?", query.state)
-    if query.cause is not None:
-        add("cause = ?", query.cause)
-    if query.uid:
-        # Series are not searched for: an index of theirs would cost every instance that is received.
-        add("(sop_instance_uid = ? OR study_instance_uid = ?)", query.uid, query.uid)
-    if query.patient_id.endswith("*"):
-        start = query.patient_id[:-1]
-        add("patient_id <> '' AND patient_id >= ? AND patient_id < ?", start, start + "\U0010ffff")
-    elif query.patient_id:
-        add("patient_id <> '' AND patient_id = ?", query.patient_id)
-    if query.calling_ae_title:
-        add("calling_ae_title = ?", query.calling_ae_title)
-    if query.file_name:
-        add("file_name = ?", query.file_name)
-    if query.since:
-        add("received_at >= ?", query.since)
-    if query.until:
-        add("received_at < ?", query.until)
-    return conditions, values
