@@ -26,7 +26,7 @@ from common.directory import is_full
 from common.errors import LedgerError, LedgerRowError, LedgerVersionError
 from common.ledger_flush import LogFlush
 from common.ledger_recovery import SIBLINGS, is_damage, replace
-from common.ledger_schema import check_version, migrate, version_of
+from common.ledger_schema import before_first_table, check_version, migrate, version_of
 
 log = logs.get(__name__)
 
@@ -180,6 +180,7 @@ class Database:
                     self.path, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False
                 )
                 check_version(version_of(connection), self.path)
+                before_first_table(connection)
                 _set_wal(connection, self._busy_seconds)
                 connection.execute("PRAGMA synchronous = NORMAL")
                 connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")

@@ -19,6 +19,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from common.directory import sync_directory
+from common.ledger_schema import before_first_table
 
 SIBLINGS = ("-wal", "-shm")
 _TABLES = {"instances": "1", "events": "instance_id IN (SELECT id FROM main.instances)"}  # which of its rows are copied
@@ -88,6 +89,7 @@ def _build(new: Path, make: Callable[[sqlite3.Connection], None], old: Path | No
     _remove(new)
     os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     with contextlib.closing(sqlite3.connect(_uri(new, "mode=rw"), uri=True, isolation_level=None)) as connection:
+        before_first_table(connection)
         # Nobody sees it before it is whole and flushed; after a crash it is made again.
         connection.execute("PRAGMA journal_mode = MEMORY")
         connection.execute("PRAGMA synchronous = OFF")

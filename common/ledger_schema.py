@@ -12,6 +12,14 @@ MIGRATIONS = ("schema.sql", "schema-2.sql")
 SCHEMA_VERSION = len(MIGRATIONS)
 
 
+def before_first_table(connection: sqlite3.Connection) -> None:
+    """Settings of a new file that cannot be made any more once something is in it; an older file is as it was.
+
+    Pages that are free can be given back in steps then (common.ledger_retention).
+    """
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+
+
 def migrate(connection: sqlite3.Connection, path: Path) -> None:
     """Bring the schema to SCHEMA_VERSION, in one transaction that other processes wait for."""
     if version_of(connection) == SCHEMA_VERSION:

@@ -97,7 +97,7 @@ def use_all(ledger: Ledger) -> None:
         (rubbish, 0),
         (overwrite(0, 1), 0),
         (cut_in_half, COUNT // 3),
-        (overwrite(0.45, 0.55), COUNT // 2),
+        (overwrite(0.45, 0.55), COUNT * 2 // 5),
         (overwrite(0.9, 1), COUNT // 2),
     ],
     ids=["another file", "all pages overwritten", "cut in half", "pages in the middle", "pages at the end"],
