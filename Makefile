@@ -20,7 +20,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export STOWGATE_CONFIG := $(CONFIG)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check bench-receive bench-deliver bench-pipeline fuzz fuzz-parser soak format clean test-crashes test-storm test-mutants requirements
+.PHONY: help demo run test check bench-receive bench-deliver bench-pipeline bench-console fuzz fuzz-parser soak format clean test-crashes test-storm test-mutants requirements
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -77,6 +77,9 @@ bench-deliver: $(BENCH_STAMP) ## the uploader beside curl and dicomweb-client, a
 
 bench-pipeline: $(BENCH_STAMP) ## dcmsend to Orthanc through Stowgate and beside it, about 10 minutes (BENCH_ARGS=--help)
 	@$(BIN)/python -m bench.pipeline $(BENCH_ARGS)
+
+bench-console: $(BENCH_STAMP) ## the console on a million rows, and receiving beside it, about 6 minutes (BENCH_ARGS=--help)
+	@$(BIN)/python -m bench.console $(BENCH_ARGS)
 
 fuzz: $(DEV_STAMP) ## damaged recordings of real senders into the receiver (STREAMS=10000, about 3 minutes)
 	STOWGATE_FUZZ_STREAMS=$(STREAMS) $(BIN)/python -m pytest -o log_cli=true -o log_cli_level=INFO tests/integration/test_receiver_mutations.py
