@@ -116,21 +116,29 @@ def ledger_of(config: Config) -> Iterator[Ledger]:
         LedgerError: it cannot be used.
     """
     logs.setup(replace(config.logging, level=max(config.logging.level, Level.WARNING)), "console")
-    act_as_owner(config.spool.directory)
-    ledger = Ledger(config.spool.directory / "ledger.db", durable=True)
-    try:
+    with (
+        as_owner(config.spool.directory),
+        contextlib.closing(Ledger(config.spool.directory / "ledger.db", durable=True)) as ledger,
+    ):
         yield ledger
+
+
+@contextlib.contextmanager
+def as_owner(directory: Path) -> Iterator[None]:
+    """As root, be the owner of the spool for a while: what root creates there, the processes could not write to."""
+    if os.geteuid() != 0:
+        yield
+        return
+    group = os.getegid()
+    with contextlib.suppress(OSError):
+        owner = os.stat(directory)
+        os.setegid(owner.st_gid)  # first: the owner may not change it
+        os.seteuid(owner.st_uid)
+    try:
+        yield
     finally:
-        ledger.close()
-
-
-def act_as_owner(directory: Path) -> None:
-    """As root, go on as the owner of the spool: what root creates there, the other processes could not write to."""
-    if os.geteuid() == 0:
-        with contextlib.suppress(OSError):
-            owner = os.stat(directory)
-            os.setegid(owner.st_gid)
-            os.seteuid(owner.st_uid)
+        os.seteuid(0)
+        os.setegid(group)
 
 
 def person() -> str:

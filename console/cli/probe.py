@@ -6,7 +6,7 @@ import click
 
 from console.actions import probe
 from console.cli import Seat, pass_seat
-from console.cli.acting import act_as_owner, person
+from console.cli.acting import as_owner, person
 from console.cli.printing import as_json, json_option
 from console.overview import DestinationView, look
 from console.words import duration
@@ -27,11 +27,11 @@ def command(ctx: click.Context, seat: Seat, *, wait: float, as_document: bool) -
     Exit status 1 if no uploader runs, or if it is still not open after --wait.
     """
     config = seat.config
-    act_as_owner(config.spool.directory)
     before = look(config)
     uploaders = len(before.of_role("uploader"))
     try:
-        probe(config.spool.directory, person())
+        with as_owner(config.spool.directory):
+            probe(config.spool.directory, person())
     except OSError as error:
         raise click.ClickException(
             f"expected to write into {config.spool.directory}, found: {error.strerror}"

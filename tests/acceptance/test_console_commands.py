@@ -5,16 +5,21 @@ import io
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from common.config import load
 from common.presence import Presence
-from common.records import Cause, Event, State
+from common.records import Cause, Event, State, Transfer
 from common.spool import Spool
+from console.cli.screen import Screen
 from sandbox.running import running_sandbox
 from support.console import quarantine, run, run_process
 from support.pipeline import ROOT, Pipeline, wait_for
@@ -121,6 +126,23 @@ def test_watch_looks_again_and_again(held: Pipeline) -> None:
     assert "quarantine=3" in lines[0]
     documents = run(held, "watch", "--count", "2", "--interval", "0.2", "--json").out.splitlines()
     assert [json.loads(line)["states"]["quarantine"]["instances"] for line in documents] == [3, 3]
+
+
+def test_long_requests_are_shown_with_how_far_they_are(held: Pipeline) -> None:
+    """Bytes, time, and whether one is stuck; as bars on a live screen."""
+    now = datetime.now(UTC)
+    begun, moved = now - timedelta(seconds=125), now - timedelta(seconds=50)
+    with held.ledger() as ledger:
+        ledger.transferring([Transfer(ONE, 3, 200_000_000, 50_000_000, begun, moved)], [])
+    shown = run(held, "status").out
+    line = next(line for line in shown.splitlines() if line.startswith("25 %"))
+    assert "50.0 MB" in line
+    assert "2 min" in line
+    assert "stuck for" in line
+    assert run(held, "status", "--json").document["transfers"][0]["sent_bytes"] == 50_000_000
+    console = Console(file=io.StringIO(), width=120, record=True)
+    console.print(Screen(load(held.ini)).render(bars=True))
+    assert re.search(r"━.*25 %.*200.0 MB", console.export_text())
 
 
 def names_of(pipeline: Pipeline, *arguments: str) -> list[str]:
