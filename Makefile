@@ -21,6 +21,7 @@ export STOWGATE_CONFIG := $(CONFIG)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo run test check bench-receive bench-deliver bench-pipeline bench-console fuzz fuzz-parser soak format clean test-crashes test-storm test-mutants requirements
+.PHONY: help demo run test check bench-receive bench-deliver bench-pipeline fuzz fuzz-parser soak format clean test-crashes test-storm test-mutants requirements screenshots
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -48,7 +49,7 @@ $(FUZZ_STAMP): requirements-fuzz.txt | $(VENV)/bin/python
 demo: $(DEV_STAMP) ## receiver, uploader and sandbox at work on sample instances (ONCE=1: end by itself)
 	@$(BIN)/python -m sandbox.demo $(if $(ONCE),--once)
 
-run: $(STAMP) ## receiver and uploader by the Procfile, with your pipeline.ini (CONFIG=…)
+run: $(STAMP) ## receiver, uploader and the web page by the Procfile, with your pipeline.ini (CONFIG=…)
 	@$(BIN)/honcho start
 
 test: $(DEV_STAMP) ## every test; what needs Debian packages is skipped where they are missing
@@ -90,6 +91,9 @@ fuzz-parser: $(FUZZ_STAMP) ## coverage-guided fuzzing of what reads a peer's byt
 
 soak: $(DEV_STAMP) ## the pipeline at half load with faults: memory, descriptors, threads, latency, loss (MINUTES=60)
 	@$(BIN)/python -m bench.soak --minutes $(MINUTES) $(BENCH_ARGS)
+
+screenshots: $(DEV_STAMP) ## docs/images/: the web page with sample data, in Chromium (apt install chromium)
+	PYTHONPATH=.:tests $(BIN)/python -m support.screenshots
 
 format: $(DEV_STAMP) ## let ruff format the code
 	$(BIN)/ruff format .

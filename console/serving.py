@@ -20,8 +20,10 @@ from flask import Flask
 
 from common import logs
 from common.config import Config
+from common.errors import SpoolError
 from common.ledger_pages import LedgerPages
 from common.presence import Presence
+from common.spool import Spool
 from console.activity import History
 from console.links import Links
 from console.looking import Looking
@@ -102,6 +104,10 @@ def serve(config: Config) -> int:
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in _STOP:
         signal.signal(number, lambda number, _frame: signals.put(number))
+    try:
+        Spool(config.spool.directory, config.spool.min_free).prepare()
+    except SpoolError as error:
+        log.error("the spool cannot be used", reason=str(error))  # the page says so too
     ledger = LedgerPages(config.spool.directory / "ledger.db")
     history, looking, links = History(ledger), Looking(config), Links(config.spool.directory)
     stopped = threading.Event()
