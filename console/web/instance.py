@@ -26,7 +26,7 @@ blueprint = Blueprint("instance", __name__)
 
 _MOST_ELEMENTS = 2000
 _drawing = threading.BoundedSemaphore(2)
-_PATIENCE_SECONDS = 20.0
+_PATIENCE_SECONDS = 5.0
 
 
 @blueprint.get("/instances/<int:number>")

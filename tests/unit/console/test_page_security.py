@@ -267,9 +267,21 @@ def test_an_idle_session_ends_and_what_the_page_asks_does_not_keep_it(
 
 @pytest.mark.parametrize(
     "target",
-    ["https://evil.example/", "//evil.example", "/\\evil.example", "\\\\evil.example", "javascript:alert(1)", "/nothing", "",
-     "/sign-in", "/quarantine\r\nX: y", "http:evil.example", "/%2f%2fevil.example", "///evil.example"],
-)  # fmt: skip
+    [
+        "https://evil.example/",
+        "//evil.example",
+        "/\\evil.example",
+        "\\\\evil.example",
+        "javascript:alert(1)",
+        "/nothing",
+        "",
+        "/sign-in",
+        "/quarantine\r\nX: y",
+        "http:evil.example",
+        "/%2f%2fevil.example",
+        "///evil.example",
+    ],
+)
 def test_signing_in_leads_to_no_other_site(seat: Seat, target: str) -> None:
     """What is no page of ours leads to the overview."""
     assert seat.sign_in(next=target).headers["Location"] == "/"
