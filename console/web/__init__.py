@@ -21,7 +21,7 @@ from console.web.guard import guard, person
 from console.web.services import KEY, Services
 from console.web.sessions import Sessions
 from console.web.undertakings import Undertakings
-from console.web.words import FILTERS
+from console.web.words import FILTERS, zone
 
 _MOST_BODY = 256 * 1024  # a page of the quarantine with all its boxes ticked is a tenth of it
 _MONITORING = "console.web.monitoring"
@@ -74,7 +74,7 @@ def create_app(
     guard(app, config)
     CSRFProtect(app)
     versions = {name: _version(name) for name in ("page.css", "page.js", "htmx.min.js")}
-    app.context_processor(lambda: {"person": person(), "version_of": versions.__getitem__})
+    app.context_processor(lambda: {"person": person(), "version_of": versions.__getitem__, "zone": zone})
     for module in (overview, quarantine, search, instance, signing_in):
         app.register_blueprint(module.blueprint)
     if importlib.util.find_spec(_MONITORING) is not None:

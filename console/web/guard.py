@@ -24,6 +24,7 @@ from flask import (
     session,
     url_for,
 )
+from flask_wtf.csrf import CSRFError
 from werkzeug.exceptions import HTTPException, MisdirectedRequest
 from werkzeug.routing import RequestRedirect
 from werkzeug.wrappers import Response as AnyResponse
@@ -52,6 +53,7 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
 _MONITORING = "monitoring"
+_ASKED_BY_MACHINES = frozenset(("/healthz", "/readyz"))
 _OPEN = frozenset(("static", "signing_in.sign_in", "signing_in.sign_in_post"))
 
 
@@ -62,7 +64,8 @@ def guard(app: Flask, config: Config) -> None:
     def begin() -> None:
         g.begun = time.monotonic()
         g.session = None
-        if not _is_known(request.headers.get("Host", ""), known):
+        # A load balancer asks by whatever address it has; what it is told is one word.
+        if request.path not in _ASKED_BY_MACHINES and not _is_known(request.headers.get("Host", ""), known):
             raise MisdirectedRequest("This page is not called by that name. See host_names in [console].")
         g.session = _session()
 
@@ -192,7 +195,13 @@ def _finish(answer: Response) -> Response:
 
 def _failed(error: Exception) -> AnyResponse:
     """Say what went wrong, in a page that needs neither ledger nor spool."""
-    if isinstance(error, HTTPException):
+    if isinstance(error, CSRFError):
+        status, title = 400, "This page is too old"
+        text = (
+            "What it sent is not of this session: the console was started anew, or you signed in or out elsewhere. "
+            "Nothing was done. Go back, load the page again, and repeat it."
+        )
+    elif isinstance(error, HTTPException):
         if error.code is None or error.code < 400:
             return make_response(error.get_response())
         status, title, text = error.code, error.name, error.description or ""

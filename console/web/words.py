@@ -77,6 +77,13 @@ def clock(when: str | datetime | None) -> str:
     return found.astimezone().strftime("%H:%M") if found else ""
 
 
+def zone() -> str:
+    """The time zone of this machine, and its distance from UTC: CET, UTC+01:00."""
+    now = datetime.now().astimezone()
+    name, distance = now.strftime("%Z"), now.strftime("%z")
+    return "UTC" if name == "UTC" else f"{name}, UTC{distance[:3]}:{distance[3:]}"
+
+
 def stamp(when: str | datetime | None) -> str:
     """A time for machines, UTC."""
     found = _datetime(when)

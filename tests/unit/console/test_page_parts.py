@@ -277,6 +277,13 @@ def test_htmx_is_the_file_that_its_readme_names() -> None:
     assert digest in (folder / "README.md").read_text()
 
 
+def test_the_pictures_of_the_documentation_are_there_and_small() -> None:
+    """Each that docs/web-page.md shows, and 200 KB of each at most."""
+    shown = re.findall(r"\((images/[^)]+)\)", (ROOT / "docs" / "web-page.md").read_text())
+    assert shown
+    assert all((ROOT / "docs" / path).stat().st_size <= 200_000 for path in shown)
+
+
 def test_a_worker_that_fails_is_begun_anew_and_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever happens to one, the page is there."""
     from console import serving  # noqa: PLC0415

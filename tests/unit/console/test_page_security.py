@@ -106,6 +106,12 @@ def test_another_name_is_refused(seat: Seat, host: str, path: str) -> None:
     assert "All is well" not in answer.text
 
 
+def test_what_machines_ask_for_has_any_name(seat: Seat) -> None:
+    """A load balancer knows an address and no name; nothing else is given to it."""
+    for path in ("/healthz", "/readyz"):
+        assert seat.get(path, headers={"Host": "10.0.0.1"}).status_code != 421
+
+
 # CSRF
 
 
