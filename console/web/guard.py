@@ -64,7 +64,7 @@ def guard(app: Flask, config: Config) -> None:
     def begin() -> None:
         g.begun = time.monotonic()
         g.session = None
-        # A load balancer asks by whatever address it has; what it is told is one word.
+        # A load balancer asks by whatever address it has, and is told nothing that others must not know.
         if request.path not in _ASKED_BY_MACHINES and not _is_known(request.headers.get("Host", ""), known):
             raise MisdirectedRequest("This page is not called by that name. See host_names in [console].")
         g.session = _session()

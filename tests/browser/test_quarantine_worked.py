@@ -153,3 +153,18 @@ def test_a_page_left_open_hides_its_patients_in_time(pipeline: Pipeline, serve: 
     other.goto(console.url)
     other.get_by_role("button", name="Sign out").click()
     expect(seen.page.get_by_role("heading", name="Sign in")).to_be_visible(timeout=15_000)
+
+
+def test_the_token_of_a_link_is_left_nowhere_in_the_browser(pipeline: Pipeline, serve: _Serve, visit: _Visit) -> None:
+    """Neither in the address, nor in the history, nor in what an address was sent to."""
+    console = serve(pipeline)
+    seen = visit(console)
+    asked: list[str] = []
+    seen.page.on("request", lambda request: asked.append(request.url))
+    link = console.link()
+    token = link.partition("#")[2]
+    seen.sign_in(link)
+    seen.page.go_back()
+    assert seen.page.url == f"{console.url}/sign-in"
+    assert all(token not in url for url in asked if url != link)
+    assert token not in console.log()
