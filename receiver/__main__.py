@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 
-import common.without_numpy  # noqa: F401 - first
+import common.without_decoders  # noqa: F401 - first
 from common import logs
 from common.config import Config, load_or_exit
 from common.errors import ConfigError, StowgateError

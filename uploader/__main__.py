@@ -13,7 +13,7 @@ import sys
 import threading
 from types import FrameType
 
-import common.without_numpy  # noqa: F401 - first
+import common.without_decoders  # noqa: F401 - first
 from common import logs
 from common.config import Config, loaded_or_exit, parser_of
 from common.errors import StowgateError
