@@ -86,3 +86,4 @@ def _version(name: str) -> str:
     """Changes with the file, so that browsers do not go on with an old one."""
     status = (Path(__file__).parent / "static" / name).stat()
     return f"{status.st_mtime_ns:x}"[-8:]
+"""The web page."""

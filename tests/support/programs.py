@@ -15,6 +15,9 @@ needs_orthanc = pytest.mark.skipif(
     reason="needs the Debian packages orthanc and orthanc-dicomweb",
 )
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the Debian package openssl")
+needs_prometheus = pytest.mark.skipif(
+    shutil.which("prometheus") is None or shutil.which("promtool") is None, reason="needs the Debian package prometheus"
+)
 needs_rsync = pytest.mark.skipif(shutil.which("rsync") is None, reason="needs the Debian package rsync")
 
 
