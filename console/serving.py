@@ -25,8 +25,10 @@ from common.ledger_pages import LedgerPages
 from common.presence import Presence
 from common.spool import Spool
 from console.activity import History
+from console.housekeeping import Housekeeping
 from console.links import Links
 from console.looking import Looking
+from console.notices.worker import Notices
 from console.users import Users, UsersError
 from console.web import create_app
 from console.web.guard import is_loopback
@@ -51,12 +53,13 @@ class Worker(Protocol):
 
 
 def background(history: History, looking: Looking, config: Config) -> dict[str, Worker]:
-    """Everything that runs beside the page, by name, each in a thread of its own.
-
-    This is the place to add another: the notices, the housekeeping.
-    """
-    del config
-    return {"history": history, "looking": looking}
+    """Everything that runs beside the page, by name, each in a thread of its own: this is the place to add another."""
+    return {
+        "history": history,
+        "looking": looking,
+        "notices": Notices(config, history),
+        "housekeeping": Housekeeping(config),
+    }
 
 
 def problems(config: Config) -> list[str]:

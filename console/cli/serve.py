@@ -18,7 +18,7 @@ def command(seat: Seat) -> None:
     # Flask and cheroot are imported here, so that no other command pays for them.
     from console.serving import problems, serve  # noqa: PLC0415
 
-    config = seat.load(files_of=("console",))
+    config = seat.load(files_of=("console", "notify"))
     if found := problems(config):
         raise BrokenConfigurationError(seat.path, found)
     logs.setup(config.logging, "console")

@@ -1,7 +1,5 @@
 """The web page: a Flask app, rendered here, live by fragments that htmx asks for. Works without scripts too."""
 
-import importlib
-import importlib.util
 import secrets
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from console.activity import History
 from console.links import Links
 from console.looking import Looking
 from console.users import Users
-from console.web import instance, overview, quarantine, search, signing_in
+from console.web import instance, monitoring, overview, quarantine, search, signing_in
 from console.web.attempts import Attempts
 from console.web.guard import guard, person
 from console.web.services import KEY, Services
@@ -24,7 +22,6 @@ from console.web.undertakings import Undertakings
 from console.web.words import FILTERS, zone
 
 _MOST_BODY = 256 * 1024  # a page of the quarantine with all its boxes ticked is a tenth of it
-_MONITORING = "console.web.monitoring"
 
 
 def create_app(
@@ -77,8 +74,7 @@ def create_app(
     app.context_processor(lambda: {"person": person(), "version_of": versions.__getitem__, "zone": zone})
     for module in (overview, quarantine, search, instance, signing_in):
         app.register_blueprint(module.blueprint)
-    if importlib.util.find_spec(_MONITORING) is not None:
-        app.register_blueprint(importlib.import_module(_MONITORING).blueprint(config, history))
+    app.register_blueprint(monitoring.blueprint(config, history))
     return app
 
 
@@ -86,4 +82,3 @@ def _version(name: str) -> str:
     """Changes with the file, so that browsers do not go on with an old one."""
     status = (Path(__file__).parent / "static" / name).stat()
     return f"{status.st_mtime_ns:x}"[-8:]
-"""The web page."""

@@ -3,10 +3,8 @@
 Its file is opened only where it lies as a plain file in incoming/ or quarantine/, with no link on the way.
 """
 
-import importlib
 import os
 import stat
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,8 @@ from pydicom.uid import UID
 from common import logs
 from common.directory import parent_of
 from common.records import Row, State, file_names
+from console.header import read
+from console.picture import NoPictureError, render
 from console.web.guard import needs_person
 from console.web.quarantine import line_of
 from console.web.services import services
@@ -25,8 +25,6 @@ log = logs.get(__name__)
 blueprint = Blueprint("instance", __name__)
 
 _MOST_ELEMENTS = 2000
-_drawing = threading.BoundedSemaphore(2)
-_PATIENCE_SECONDS = 5.0
 
 
 @blueprint.get("/instances/<int:number>")
@@ -62,15 +60,10 @@ def picture(number: int, frame: int) -> Response:
     path = _path(_row(number))
     if path is None:
         abort(404, "Its file is not here any more.")
-    drawing = importlib.import_module("console.picture")
-    if not _drawing.acquire(timeout=_PATIENCE_SECONDS):
-        abort(503, "Other pictures are being drawn. Try again.")
     try:
-        drawn = drawing.render(path, frame)
-    except drawing.NoPictureError as error:
+        drawn = render(path, frame)
+    except NoPictureError as error:
         return make_response(str(error), 422, {"Content-Type": "text/plain; charset=utf-8"})
-    finally:
-        _drawing.release()
     return make_response(drawn.png, 200, {"Content-Type": "image/png", "X-Frames": str(drawn.frames)})
 
 
@@ -120,7 +113,7 @@ def _header(path: Path | None) -> tuple[list[Any], str]:
     if path is None:
         return [], ""
     try:
-        return list(importlib.import_module("console.header").read(path)), ""
+        return read(path), ""
     except Exception as error:  # noqa: BLE001 - whatever is wrong with a quarantined file, its page is there
         log.debug("header not read", reason=error)
         return [], "Its header cannot be read: it may be no DICOM file, or end in the middle."
