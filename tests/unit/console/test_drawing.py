@@ -187,6 +187,16 @@ def test_high_throughput_jpeg_2000_is_decoded(syntax: UID) -> None:
     assert np.abs(found.decode().astype(int) - htj2k.original().astype(int)).max() <= (4 if lossy else 0)
 
 
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, HTJ2KLossless])
+def test_a_stream_may_be_narrower_than_what_is_allocated(syntax: UID) -> None:
+    """Its own precision counts: 8 bits in 16, 10 bits in 32."""
+    lossless = syntax == HTJ2KLossless
+    values = htj2k.original() if lossless else GREY[0]
+    stream = htj2k.LOSSLESS if lossless else bytes(encode_array(GREY[0], bits_stored=8))
+    dataset = image(values, 10 if lossless else 8, BitsAllocated=32 if lossless else 16)
+    assert (frames.look(compressed(dataset, syntax, [stream]), 1).decode() == values).all()
+
+
 def test_every_decoder_has_a_case() -> None:
     """No transfer syntax is promised that is not tried here."""
     tried = {case[0] for case in (*CASES.values(), *BY_DCMTK.values())}

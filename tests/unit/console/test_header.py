@@ -91,18 +91,21 @@ def test_text_is_in_its_character_set_and_shows_no_control_characters(tmp_path: 
     item = Dataset()
     item.SpecificCharacterSet = "ISO_IR 126"
     item.PatientName = "Διονυσιος"
+    other = Dataset()
+    other.PatientName = "Ärger"
     make_instance(
         tmp_path / "x",
         patient_name="Müller^Jörg",
         SpecificCharacterSet="ISO_IR 192",
         PatientComments="a\x1b[2Jb\r\nc\u202ed",
-        OtherPatientIDsSequence=[item],
+        OtherPatientIDsSequence=[item, other],
         PatientAddress="Ö",
     )
     elements = read(tmp_path / "x")
     values = [(element.keyword, element.value) for element in elements]
     assert ("PatientName", "Müller^Jörg") in values
     assert ("PatientName", "Διονυσιος") in values
+    assert ("PatientName", "Ärger") in values
     assert ("PatientAddress", "Ö") in values
     assert ("PatientComments", "a␛[2Jb␍␊c<U+202E>d") in values
     assert all(element.value.isprintable() for element in elements)

@@ -137,7 +137,7 @@ WICKED = {
         (os.ftruncate, 0, 0), (os.system, 'true'))))""",
         "stowgate: OSError, OSError, OSError, OSError, OSError, OSError, ",
     ),
-    "looks round": ("raise ValueError(' '.join(sorted(os.environ)))", "stowgate: "),
+    "looks round": ("raise ValueError([name for name in os.environ if 'PASS' in name])", "stowgate: []"),
 }
 
 

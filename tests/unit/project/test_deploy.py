@@ -55,6 +55,8 @@ def test_a_broken_configuration_is_not_started_again(unit: Path) -> None:
 def test_the_variables_that_are_named_are_settings() -> None:
     """In the units and in the example of an environment file; deploy/stowgate is a script with variables of its own."""
     text = "".join(path.read_text(errors="replace") for path in TEXTS if path.name != "stowgate")
+    """In the units and in the example of an environment file."""
+    text = "".join(path.read_text() for path in DEPLOY.rglob("*") if path.is_file())
     known = {f"STOWGATE_{section}_{key}".upper() for section, key in SETTINGS}
     named = set(re.findall(r"\bSTOWGATE_[A-Z0-9_]+(?=[=:])", text)) - NO_SETTINGS
     assert {"STOWGATE_SPOOL_DIRECTORY", "STOWGATE_CONSOLE_HOST", "STOWGATE_NOTIFY_WEBHOOK_URL"} <= named
