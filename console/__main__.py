@@ -6,6 +6,7 @@ Exit status: 0 all is well, 1 something is not well or failed, 2 wrong usage or 
 import os
 import sys
 
+import common.without_decoders  # noqa: F401 - first
 from console.cli import COMPLETE_VARIABLE, PROGRAM_VARIABLE, main
 
 if __name__ == "__main__":

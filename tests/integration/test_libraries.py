@@ -29,6 +29,19 @@ def test_no_decoder_is_in_the_process(module: str, tmp_path: Path) -> None:
         pipeline.stop()
 
 
+def test_no_decoder_is_in_the_page_s_process(tmp_path: Path) -> None:
+    """It draws in processes of its own, that cannot act."""
+    pipeline = Pipeline(tmp_path, f"http://127.0.0.1:{free_port()}/")
+    command = [sys.executable, "-m", "console", "--config", str(pipeline.ini), "serve"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as page:
+        try:
+            assert page.stderr is not None
+            assert any("serving" in line for line in page.stderr)
+            assert mapped(page.pid) == set()
+        finally:
+            page.kill()
+
+
 def test_whoever_imports_a_process_keeps_numpy() -> None:
     """As tests and benchmarks do."""
     script = "import receiver.__main__, uploader.__main__, numpy; print(numpy.zeros(3).shape)"
