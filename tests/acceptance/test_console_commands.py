@@ -158,6 +158,7 @@ def test_list_filters(held: Pipeline) -> None:
     assert names_of(held, "--uid", "1.2.8") == [TWO, ONE]
     assert names_of(held, "--sender", "MR1") == [TWO]
     assert names_of(held, "--since", "1h") == [THREE, TWO, ONE]
+    assert names_of(held, "--since", "2126-01-01") == []
     assert names_of(held, "--until", "1h") == []
     assert names_of(held, "--since", "2026-01-01", "--limit", "1") == [THREE]
 
@@ -222,7 +223,9 @@ def test_a_broken_configuration_is_exit_status_2(pipeline: Pipeline, command: st
 
 def test_show_tells_all_of_one_instance(pipeline: Pipeline, tmp_path: Path) -> None:
     """Its row, its history, what the archive said, its header; by name and by UID."""
-    uid = make_instance(tmp_path / "one.dcm", patient_id="P7", patient_name=f"Doe^Jane{EVIL}")
+    uid = make_instance(
+        tmp_path / "one.dcm", patient_name=f"Doe^Jane{EVIL}", patient_id="P7", SpecificCharacterSet="ISO_IR 192"
+    )
     reason = {"failure_reason": 0xA900, "answer": f"no{EVIL}"}
     content = (tmp_path / "one.dcm").read_bytes()
     quarantine(pipeline.spool, ONE, content, sop_instance_uid=uid, patient_id="P7", reason=reason)
@@ -292,10 +295,11 @@ def test_a_release_says_what_failed(held: Pipeline) -> None:
     [
         (["--cause", "gave-up"], {ONE, THREE}),
         (["--study", "1.2.8"], {THREE}),
+        (["--study", "1.2.3.1"], {ONE, TWO, THREE}),
         (["--all"], set()),
         ([ONE], {TWO, THREE}),
     ],
-    ids=["cause", "study", "all", "name"],
+    ids=["cause", "study", "instance", "all", "name"],
 )
 def test_discard_deletes_what_was_meant(held: Pipeline, arguments: list[str], left: set[str]) -> None:
     """By cause, study, all or name; the ledger keeps its row and says who did it."""
@@ -409,7 +413,7 @@ def test_the_wrapper_says_its_own_name_and_reads_the_secrets(pipeline: Pipeline,
     """From any folder, by a link; what stands beside the settings in secrets.env is taken as text and never run."""
     pipeline.configure(destination={"auth": "bearer"})
     (pipeline.ini.parent / "secrets.env").write_text(
-        f'# why\nSTOWGATE_DESTINATION_TOKEN="a$(touch {tmp_path}/owned)b"\nPATH=/nowhere\n'.replace(" ", "-")
+        f'# why\nSTOWGATE_DESTINATION_TOKEN="a$(touch${{IFS}}{tmp_path}/owned)b"\nPATH=/nowhere\n'
     )
     (tmp_path / "console").mkdir()
     link = tmp_path / "stowgate"
