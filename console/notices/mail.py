@@ -75,7 +75,7 @@ class Mail:
         domain = settings.mail_from.rpartition("@")[2]
         message["From"] = Address("Stowgate", addr_spec=settings.mail_from)
         message["To"] = [Address(addr_spec=address) for address in settings.mail_to]
-        message["Subject"] = logs.escape(subject(notice, self._host))
+        message["Subject"] = subject(notice, self._host)
         message["Date"] = format_datetime(notice.at)
         message["Message-ID"] = f"<stowgate-{notice.id}@{domain}>"
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no answer of a person on holiday
