@@ -294,6 +294,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--turns", type=int, default=7, help="of receiving; 0: none (default: %(default)s)")
     parser.add_argument("--count", type=int, default=2000, help="instances of a turn (default: %(default)s)")
     parser.add_argument("--scratch", type=Path, default=ROOT, help="a temporary folder is made, and removed, in here")
+    parser.add_argument("--spool", type=Path, help="one that bench.spool_scale made; what is received stays in it")
     parser.add_argument("--output", type=Path, help="write JSON here")
     parser.add_argument("--ask", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
@@ -302,12 +303,14 @@ def main(argv: list[str]) -> int:
         ask_for_ever(options.ask, scale)
     with scratch_folder(options.scratch) as folder:
         port, page = free_port(), free_port()
+        spool = options.spool.resolve() if options.spool else folder / "spool"
         (folder / "pipeline.ini").write_text(
-            f"[spool]\ndirectory = spool\nmin_free = 1 MB\n[receiver]\nhost = 127.0.0.1\nport = {port}\n"
+            f"[spool]\ndirectory = {spool}\nmin_free = 1 MB\n[receiver]\nhost = 127.0.0.1\nport = {port}\n"
             f"[console]\nport = {page}\n"
         )
-        print(f"making {scale.rows:,} rows", file=sys.stderr)
-        make(folder / "spool", scale)
+        if not options.spool:
+            print(f"making {scale.rows:,} rows", file=sys.stderr)
+            make(spool, scale)
         results = [timed(what, act, options.times) for what, act in questions(folder, scale).items()]
         results += measure_commands(folder, scale, options.times)
         results += measure_pages(folder, page, options.times)

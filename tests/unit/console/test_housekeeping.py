@@ -33,8 +33,11 @@ from common.ledger_schema import migrate
 from common.presence import FOLDER
 from common.records import Event, Receipt, Sender, State
 from common.spool import Spool
+from console.activity import History
 from console.cli import main
 from console.housekeeping import BusyError, Housekeeping, Kept
+from console.looking import Looking
+from console.serving import background
 from support.pipeline import wait_for
 
 SCALE = Scale(rows=2000, quarantined=20, waiting=10, days=400)
@@ -394,3 +397,9 @@ def test_once_an_hour_and_on_after_trouble(config: Config, monkeypatch: pytest.M
     monkeypatch.setattr(it, "once", once)
     it.run(stopped)
     assert calls == [False] * 3
+
+
+def test_the_page_does_it_beside_itself(config: Config) -> None:
+    """`serve` has it among what runs in the background."""
+    history, looking = History(LedgerReader(config.spool.directory / "ledger.db")), Looking(config)
+    assert isinstance(background(history, looking, config)["housekeeping"], Housekeeping)
