@@ -93,7 +93,15 @@ class LedgerReader:
     def heaps(self) -> Mapping[State, Heap]:
         """What is in each state; of sent and removed only how many."""
         with self._asking() as connection:
-            counts = dict(connection.execute("SELECT state, count(*) FROM instances GROUP BY state"))
+            # Nearly all are sent: they are what is left of all, which is counted five times as fast as by state.
+            counts: dict[str, int] = dict(
+                connection.execute(
+                    "SELECT state, count(*) FROM instances WHERE state IN (?, ?, ?) GROUP BY state",
+                    (State.INCOMING, State.QUARANTINE, State.REMOVED),
+                )
+            )
+            (total,) = connection.execute("SELECT count(*) FROM instances").fetchone()
+            counts[State.SENT] = total - sum(counts.values())
             heaps = {state: Heap(counts.get(state, 0)) for state in State}
             for state in (State.INCOMING, State.QUARANTINE):
                 count, size, oldest = connection.execute(

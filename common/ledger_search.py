@@ -52,6 +52,7 @@ def newest_ids(connection: sqlite3.Connection, query: Query, limit: int, before:
         before: only ids below that one.
     """
     search = _Search(connection, query)
+    search.bound_by_time()
     if before is not None:
         search.bound(1, before - 1)
     found: list[int] = []
@@ -84,18 +85,21 @@ class _Search:
         self._conditions = _conditions(query)
         self._low, self._high = 1, _one(connection, "SELECT coalesce(max(id), 0) FROM instances")
         self._leads = next((one.kind for one in self._conditions if self._is_narrow(one)), "")
-        if not self._leads and len(self._conditions) > self._is_covered:
-            for one in self._conditions:
-                if one.kind == "time":
-                    self._bound_by(one)
 
     def bound(self, low: int, high: int) -> None:
         """Keep to ids between these."""
         self._low, self._high = max(self._low, low), min(self._high, high)
 
+    def bound_by_time(self) -> None:
+        """Keep to the ids of the time that is asked for, unless few rows will be looked at anyway."""
+        if not self._leads:
+            for one in self._conditions:
+                if one.kind == "time":
+                    self._bound_by(one)
+
     def pieces(self) -> Iterator[tuple[int, int]]:
         """Ranges of ids, highest first; all of them in one if few rows will be looked at."""
-        if self._leads or (self._is_covered and self._conditions[0].kind == "state"):
+        if self._leading:
             yield self._low, self._high
             return
         size, high = _FIRST_PIECE, self._high
@@ -106,7 +110,7 @@ class _Search:
 
     def ids(self, low: int, high: int, limit: int) -> list[int]:
         """The highest ids between two that are found."""
-        where, values = self._where()
+        where, values = self._where(self._leading)
         # +id where no index gives their order: by itself SQLite would read the table backwards.
         order = "id" if self._leading in {"state", "patient", "file", "uid"} else "+id"
         return [
@@ -121,7 +125,10 @@ class _Search:
         """How many are found."""
         if not self._conditions:
             return _one(self._connection, "SELECT count(*) FROM instances")
-        where, values = self._where()
+        covered = self._is_covered
+        if not covered:
+            self.bound_by_time()
+        where, values = self._where(self._conditions[0].kind if covered else self._leads)
         statement = f"SELECT count(*) FROM instances WHERE {where}"  # noqa: S608
         return _one(self._connection, statement, *values, self._low, self._high)
 
@@ -132,11 +139,10 @@ class _Search:
 
     @property
     def _leading(self) -> str:
-        """The kind of the condition whose index is used; empty: the table is read by ids."""
-        return self._conditions[0].kind if self._is_covered else self._leads
+        """The kind of the condition whose index leads; empty: the table is read by ids."""
+        return "state" if self._is_covered and self._conditions[0].kind == "state" else self._leads
 
-    def _where(self) -> tuple[str, list[str]]:
-        leading = self._leading
+    def _where(self, leading: str) -> tuple[str, list[str]]:
         texts = [one.text.format("" if one.kind == leading else "+") for one in self._conditions]
         texts.append("+id BETWEEN ? AND ?" if leading else "id BETWEEN ? AND ?")
         return " AND ".join(texts), [value for one in self._conditions for value in one.values]
