@@ -3,12 +3,16 @@
 import getpass
 import json
 import os
+import time
+from pathlib import Path
 
 import click
 
-from common.presence import processes
+from common.presence import Process, processes
 from console.cli import Seat, pass_seat
 from console.links import VALID_SECONDS, NoKeyError, make_token
+
+_PATIENCE_SECONDS = 2.0
 
 
 @click.command("sign-in")
@@ -22,7 +26,7 @@ def command(seat: Seat, *, as_json: bool) -> None:
     spool = config.spool.directory
     try:
         token = make_token(spool, _name())
-        living = [one for one in processes(spool) if one.role == "console" and one.facts.get("serving")]
+        living = _pages(spool)
     except NoKeyError as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
@@ -35,6 +39,16 @@ def command(seat: Seat, *, as_json: bool) -> None:
     else:
         click.echo(f"{url}#{token}")
         click.echo(f"It works once, for {VALID_SECONDS // 60} minutes.", err=True)
+
+
+def _pages(spool: Path) -> list[Process]:
+    """The pages that are served; one that has just begun to be says so within a second."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        found = [one for one in processes(spool) if one.role == "console" and one.facts.get("serving")]
+        if found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.1)
 
 
 def _name() -> str:
