@@ -227,7 +227,8 @@ def _troubles(overview: Overview) -> list[Trouble]:
             )
     destination = overview.destination
     if destination.mode == "paused":
-        status = f" (HTTP {destination.http_status})" if destination.http_status else ""
+        said = f"HTTP {destination.http_status}"
+        status = f" ({said})" if destination.http_status and said not in destination.reason else ""
         add(
             "paused",
             Severity.ERROR,

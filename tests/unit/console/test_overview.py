@@ -112,6 +112,13 @@ def test_a_process_that_says_nothing(config: Config) -> None:
     assert str(os.getpid()) in overview.troubles[0].text
 
 
+def test_a_status_is_said_once(config: Config, live: Live) -> None:
+    """The reason is often no more than it."""
+    live("receiver", RECEIVER)
+    live("uploader", uploader({**PAUSED, "reason": "HTTP 503", "http_status": 503}, waiting=3))
+    assert look(config).troubles[0].text == "The destination is paused: HTTP 503."
+
+
 def test_the_destination_is_paused(config: Config, live: Live) -> None:
     """With its reason in words, when it began, when it is tried again."""
     live("receiver", RECEIVER)
