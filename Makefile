@@ -22,6 +22,7 @@ export STOWGATE_CONFIG := $(CONFIG)
 .DEFAULT_GOAL := help
 .PHONY: help demo run test check bench-receive bench-deliver bench-pipeline bench-console fuzz fuzz-parser soak format clean \
   test-crashes test-storm test-mutants requirements screenshots
+.PHONY: help demo run test check bench-receive bench-deliver bench-pipeline fuzz fuzz-parser soak format clean test-crashes test-storm test-mutants test-model requirements
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -63,6 +64,9 @@ test-storm: $(DEV_STAMP) ## the kill storm: 250 kills, about 4 minutes (KILLS=â€
 
 test-mutants: $(DEV_STAMP) ## break the order of the steps in scratch copies, and see the tests notice, about 8 minutes
 	PYTHONPATH=.:tests $(BIN)/python -m support.mutants
+
+test-model: $(DEV_STAMP) ## the state model of an instance's life, over many histories (EXAMPLES=3000, about 15 minutes)
+	STOWGATE_MODEL_EXAMPLES=$(or $(EXAMPLES),3000) $(BIN)/python -m pytest tests/model $(PYTEST_ARGS)
 
 check: $(DEV_STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
