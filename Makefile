@@ -21,8 +21,7 @@ export STOWGATE_CONFIG := $(CONFIG)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo run test check bench-receive bench-deliver bench-pipeline bench-console fuzz fuzz-parser soak format clean \
-  test-crashes test-storm test-mutants requirements screenshots
-.PHONY: help demo run test check bench-receive bench-deliver bench-pipeline fuzz fuzz-parser soak format clean test-crashes test-storm test-mutants test-model requirements
+  test-crashes test-storm test-mutants test-model requirements screenshots
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
