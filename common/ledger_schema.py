@@ -15,9 +15,11 @@ SCHEMA_VERSION = len(MIGRATIONS)
 def before_first_table(connection: sqlite3.Connection) -> None:
     """Settings of a new file that cannot be made any more once something is in it; an older file is as it was.
 
-    Pages that are free can be given back in steps then (common.ledger_retention).
+    Pages that are free can be given back in steps then (common.ledger_retention). Setting it writes, even what is set
+    already: that would make each opening wait for other writers, and fail on a full disk.
     """
-    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    if version_of(connection) == 0:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
 
 
 def migrate(connection: sqlite3.Connection, path: Path) -> None:

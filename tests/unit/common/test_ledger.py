@@ -1090,3 +1090,13 @@ def test_a_log_that_cannot_be_flushed_is_an_error(path: Path, monkeypatch: pytes
             ledger.received(Receipt("a.dcm", CT, SCANNER, 10))
     ledger.received(Receipt("b.dcm", CT, SCANNER, 10))
     ledger.close()
+
+
+def test_opening_waits_for_no_writer(tmp_path: Path) -> None:
+    """Nor does it write: on a full disk a ledger that is there is read all the same."""
+    path = tmp_path / "ledger.db"
+    Ledger(path).close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with contextlib.closing(Ledger(path, busy_seconds=0.1)) as ledger:
+            assert ledger.latest(1) == []

@@ -29,6 +29,7 @@ from common import logs
 from common.config import Level, LogFormat, LoggingConfig
 from common.errors import NotDicomError, SpoolError
 from common.redaction import permit_patient_identifiers
+from support.logging_state import logging_restored
 
 ROOT = Path(__file__).parents[3]
 PATIENT = "Müller^Hans"
@@ -37,18 +38,8 @@ PATIENT = "Müller^Hans"
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
     """Undo what setup does to the interpreter."""
-    root = logging.getLogger()
-    before = (root.level, list(root.handlers), logging.raiseExceptions)
-    hooks = (sys.excepthook, threading.excepthook, sys.unraisablehook)
-    yield
-    root.level, root.handlers, logging.raiseExceptions = before
-    sys.excepthook, threading.excepthook, sys.unraisablehook = hooks
-    for name in ("common", "receiver", "uploader", "console", "sandbox", "__main__"):
-        logging.getLogger(name).setLevel(logging.NOTSET)
-    logging.captureWarnings(False)
-    permit_patient_identifiers(permitted=False)
-    # A level once looked up is kept by each logger.
-    root.manager._clear_cache()  # type: ignore[attr-defined]
+    with logging_restored():
+        yield
 
 
 @contextlib.contextmanager
