@@ -1,9 +1,18 @@
 """For all tests: where everything must be installed, a skipped test is a failure."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
+
+from support.logging_state import logging_restored
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Undo what a process that is run within the test does to the interpreter."""
+    with logging_restored():
+        yield
 
 
 def pytest_configure() -> None:

@@ -103,7 +103,7 @@ def test_status_says_what_does_not_work(held: Pipeline, living: list[str], desti
     assert shown.out.startswith("NOT WELL")
     assert "next probe in" in shown.out
     assert "1 conflict, 1 gave-up, 1 refused" in shown.out
-    assert "error: The destination is paused (HTTP 503)" in shown.out
+    assert "error: The destination is paused: HTTP 503" in shown.out
     assert "delivery resumes by itself" in shown.out
     assert is_clean(shown.out)
     document = run(held, "status", "--json").document

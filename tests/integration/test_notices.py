@@ -34,7 +34,6 @@ from console.notices.telling import Change, Line, Notice, Seen, Told
 from console.notices.webhook import Webhook
 from console.notices.worker import Notices
 from console.overview import Severity
-from support.logging_state import logging_restored
 from support.people import HookServer, MailServer
 from support.pipeline import ROOT, wait_for
 from support.programs import free_port
@@ -341,14 +340,6 @@ def said(server: HookServer) -> Callable[[str, str], bool]:
     )
 
 
-@pytest.fixture
-def logging_as_it_was() -> Iterator[None]:
-    """Undo what setup does to the interpreter."""
-    with logging_restored():
-        yield
-
-
-@pytest.mark.usefixtures("logging_as_it_was")
 def test_people_are_told_of_trouble_and_of_its_end(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """On a real spool: a paused destination, a missing receiver; a restart repeats nothing; then all is well."""
     logs.setup(LoggingConfig(), "console")

@@ -28,6 +28,7 @@ from common.records import Event, EventRow, Row, Sender, State
 from common.spool import Spool
 from receiver.intake import Intake
 from receiver.scp import _Store
+from receiver.tally import Tally
 from uploader.backlog import Backlog
 from uploader.delivery import Aborted, Backoff, Delivery
 from uploader.destination import Destination
@@ -290,7 +291,7 @@ class Gateway:
 
     def _serve(self, receiver: Receiver, uid: str, content: bytes, *, gone: bool = False) -> bool:
         """Serve an association on which one instance is sent; whether that was acknowledged."""
-        store = _Store(receiver.intake, SENDER, lambda _id, _fragments: None)
+        store = _Store(receiver.intake, SENDER, lambda _id, _fragments: None, Tally())
         association = Association(store, self.disk.step)
         with self.disk.running(receiver.process), contextlib.suppress(Died):
             association.send(uid, content, gone=gone)

@@ -29,17 +29,9 @@ from common import logs
 from common.config import Level, LogFormat, LoggingConfig
 from common.errors import NotDicomError, SpoolError
 from common.redaction import permit_patient_identifiers
-from support.logging_state import logging_restored
 
 ROOT = Path(__file__).parents[3]
 PATIENT = "Müller^Hans"
-
-
-@pytest.fixture(autouse=True)
-def logging_as_it_was() -> Iterator[None]:
-    """Undo what setup does to the interpreter."""
-    with logging_restored():
-        yield
 
 
 @contextlib.contextmanager
