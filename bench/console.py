@@ -1,12 +1,12 @@
 """`python -m bench.console` (`make bench-console`): does the operator's seat answer at once, and slow receiving?
 
 On a spool as it is after months (`bench.spool_scale`): every question to the ledger, every command, every page, each so
-many times; then receiving, in turns without and with a console that asks everything once a second. Commands and pages
-that are not there are skipped and named.
+many times; then receiving, in turns without a console and with one whose page somebody looks at.
 """
 
 import argparse
 import contextlib
+import itertools
 import json
 import re
 import statistics
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -34,6 +34,9 @@ from console.overview import look
 
 _TARGET_SECONDS = 1.0
 _START_SECONDS = 30.0
+_SETTLE_SECONDS = 5.0
+_LIVE = "/live/overview"
+_LIVE_SECONDS = 2.0  # as the page's own script asks
 _MIDDLE = 4_321  # a row that is looked for, counted in hundredths of a percent of all
 
 
@@ -179,32 +182,43 @@ def process(folder: Path, module: str, *arguments: str) -> Iterator[subprocess.P
             one.wait(30)
 
 
-def measure_pages(folder: Path, port: int, times: int) -> Iterator[Timed]:
-    """Every page that is there, by a browser that is signed in."""
+@contextlib.contextmanager
+def page(folder: Path, port: int) -> Iterator[Callable[[str], bytes]]:
+    """The page, served, and a browser that is signed in: give it a path.
+
+    Raises:
+        BenchError: it does not answer, or does not let us in.
+    """
+    url = f"http://127.0.0.1:{port}"
+    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
+
+    def get(path: str, form: dict[str, str] | None = None) -> bytes:
+        body = urllib.parse.urlencode(form).encode() if form else None
+        return bytes(browser.open(url + path, body, timeout=30).read())
+
     with process(folder, "console", "serve") as server:
-        browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
-        url = f"http://127.0.0.1:{port}"
         deadline = time.monotonic() + _START_SECONDS
         while True:
             try:
-                browser.open(f"{url}/healthz", timeout=5).read()
-            except urllib.error.HTTPError:
-                break
+                get("/healthz")
             except OSError:
                 if server.poll() is not None or time.monotonic() > deadline:
-                    print("pages skipped: console serve does not answer", file=sys.stderr)
-                    return
+                    raise BenchError("expected the page to be served, see console.log") from None
                 time.sleep(0.2)
             else:
                 break
-        link = re.search(r"http://\S+", console(folder, ["sign-in"]).stdout)
-        if link is not None:
-            with contextlib.suppress(OSError):
-                browser.open(link[0], timeout=10).read()
+        token = re.search(r"#(\S+)", console(folder, ["sign-in"]).stdout)
+        form = re.search(rb'csrf_token" value="([^"]+)"', get("/sign-in"))
+        if token is None or form is None:
+            raise BenchError("expected a link and a form to sign in by, found none")
+        if b"Sign out" not in get("/sign-in", {"csrf_token": form[1].decode(), "token": token[1]}):
+            raise BenchError("expected to be signed in, found that we are not")
+        yield get
 
-        def get(path: str) -> bytes:
-            return bytes(browser.open(url + path, timeout=30).read())
 
+def measure_pages(folder: Path, port: int, times: int) -> Iterator[Timed]:
+    """Every page, by a browser that is signed in."""
+    with page(folder, port) as get:
         for path in pages(folder):
             try:
                 get(path)
@@ -212,6 +226,30 @@ def measure_pages(folder: Path, port: int, times: int) -> Iterator[Timed]:
                 print(f"GET {path} skipped: {error}", file=sys.stderr)
                 continue
             yield timed(f"GET {path}", lambda path=path: get(path), times)  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def looked_at(folder: Path, port: int) -> Iterator[None]:
+    """The page, with a person who has the overview before him all the time, and Prometheus every five seconds."""
+    over = threading.Event()
+
+    def look_on(get: Callable[[str], bytes]) -> None:
+        for turn in itertools.count():
+            get(_LIVE)
+            if turn % 3 == 0:
+                get("/metrics")
+            if over.wait(_LIVE_SECONDS):
+                return
+
+    with page(folder, port) as get:
+        watcher = threading.Thread(target=look_on, args=(get,))
+        watcher.start()
+        time.sleep(_SETTLE_SECONDS)  # the history of a day is read first
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
 
 
 def receive(port: int, count: int, first: int) -> float:
@@ -242,10 +280,10 @@ def receive(port: int, count: int, first: int) -> float:
     return 2 * half / took
 
 
-def measure_receiving(folder: Path, port: int, scale: Scale, count: int, turns: int) -> list[tuple[float, float]]:
-    """Instances a second, without and with a console that asks everything once a second."""
-    asker = [sys.executable, "-m", "bench.console", "--ask", str(folder), "--rows", str(scale.rows)]
-    asker += ["--quarantined", str(scale.quarantined)]
+def measure_receiving(
+    folder: Path, ports: tuple[int, int], first: int, count: int, turns: int
+) -> list[tuple[float, float]]:
+    """Instances a second, without a console and with one that is looked at; ports: the receiver's, the page's."""
     rates = []
     with process(folder, "receiver") as receiver:
         deadline = time.monotonic() + _START_SECONDS
@@ -253,36 +291,16 @@ def measure_receiving(folder: Path, port: int, scale: Scale, count: int, turns: 
             if receiver.poll() is not None or time.monotonic() > deadline:
                 raise BenchError("expected the receiver to listen, see receiver.log")
             time.sleep(0.1)
-        first = scale.rows + 1
-        receive(port, count, first)
+        receive(ports[0], count, first)
         for turn in range(turns):
             rate: dict[bool, float] = {}
-            for asked in (False, True) if turn % 2 else (True, False):
+            for is_looked_at in (False, True) if turn % 2 else (True, False):
                 first += count
-                with subprocess.Popen(asker, cwd=ROOT) if asked else contextlib.nullcontext() as asking:
-                    if asking is not None:
-                        time.sleep(2.0)
-                    rate[asked] = receive(port, count, first)
-                    if asking is not None:
-                        asking.terminate()
+                with looked_at(folder, ports[1]) if is_looked_at else contextlib.nullcontext():
+                    rate[is_looked_at] = receive(ports[0], count, first)
             rates.append((rate[False], rate[True]))
             print(f"receiving {turn + 1}/{turns}: {rate[False]:.0f} without, {rate[True]:.0f} with", file=sys.stderr)
     return rates
-
-
-def ask_for_ever(folder: Path, scale: Scale) -> None:
-    """What a console does that is looked at: everything, once a second."""
-    everything = questions(folder, scale)
-    # A person searches now and then; these are asked by a page, a metric or a notice each time.
-    steadily = [act for what, act in everything.items() if not what.startswith(("search: ", "count: ", "history"))]
-    seldom = [act for what, act in everything.items() if what.startswith(("search: ", "count: "))]
-    turn = 0
-    while True:
-        begun = time.monotonic()
-        for act in (*steadily, seldom[turn % len(seldom)]):
-            act()
-        turn += 1
-        time.sleep(max(0.0, 1.0 - (time.monotonic() - begun)))
 
 
 def main(argv: list[str]) -> int:
@@ -296,25 +314,26 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--scratch", type=Path, default=ROOT, help="a temporary folder is made, and removed, in here")
     parser.add_argument("--spool", type=Path, help="one that bench.spool_scale made; what is received stays in it")
     parser.add_argument("--output", type=Path, help="write JSON here")
-    parser.add_argument("--ask", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     scale = Scale(options.rows, options.quarantined)
-    if options.ask is not None:
-        ask_for_ever(options.ask, scale)
     with scratch_folder(options.scratch) as folder:
-        port, page = free_port(), free_port()
+        port, page_port = free_port(), free_port()
         spool = options.spool.resolve() if options.spool else folder / "spool"
         (folder / "pipeline.ini").write_text(
             f"[spool]\ndirectory = {spool}\nmin_free = 1 MB\n[receiver]\nhost = 127.0.0.1\nport = {port}\n"
-            f"[console]\nport = {page}\n"
+            f"[console]\nport = {page_port}\n"
         )
         if not options.spool:
             print(f"making {scale.rows:,} rows", file=sys.stderr)
             make(spool, scale)
         results = [timed(what, act, options.times) for what, act in questions(folder, scale).items()]
         results += measure_commands(folder, scale, options.times)
-        results += measure_pages(folder, page, options.times)
-        rates = measure_receiving(folder, port, scale, options.count, options.turns) if options.turns else []
+        results += measure_pages(folder, page_port, options.times)
+        rates = (
+            measure_receiving(folder, (port, page_port), scale.rows + 1, options.count, options.turns)
+            if options.turns
+            else []
+        )
     say(results, rates)
     if options.output:
         document = {"scale": asdict(scale), "seconds": [asdict(one) for one in results], "instances_per_second": rates}

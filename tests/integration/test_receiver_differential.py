@@ -14,7 +14,7 @@ import pytest
 import trustme
 from pydicom.data import get_testdata_file
 from pydicom.uid import UID
-from pynetdicom import AE, evt
+from pynetdicom import AE, _config, evt
 from pynetdicom.pdu import A_ASSOCIATE_AC
 from pynetdicom.sop_class import Verification
 from receiver_recorder import Recorder
@@ -192,6 +192,12 @@ def assert_same(theirs: Replay, ours: Replay, count: int) -> None:
     assert ours.responses == theirs.responses
     assert len(ours.responses) == count
     assert ours.last == theirs.last == (RELEASE_RP, bytes(4))
+
+
+@pytest.fixture(autouse=True)
+def _whole_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As pynetdicom sends by itself, whatever other tests of this interpreter have imported."""
+    monkeypatch.setattr(_config, "STORE_SEND_CHUNKED_DATASET", False)
 
 
 @pytest.mark.parametrize("piece", [1 << 20, 1001], ids=["at once", "in pieces"])
