@@ -58,9 +58,9 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         log.error("cannot start", reason=_cannot_listen(config, error))
         return 1
-    scp.start()
     presence = Presence(spool.directory, "receiver", scp.facts)
     presence.start()
+    scp.start()
     exit_status = _serve(scp, signals, config.receiver.shutdown_seconds)
     presence.close()
     intake.close()
