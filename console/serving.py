@@ -40,6 +40,7 @@ _THREADS = 12
 _MOST_HEADER = 32 * 1024
 _MOST_BODY = 512 * 1024
 _SLOW_CLIENT_SECONDS = 10
+_NICE = 10  # who looks gives way to who receives and delivers, where they share a core
 _SHUTDOWN_SECONDS = 5
 _AGAIN_SECONDS = 2.0
 _SAY_SECONDS = 60.0
@@ -111,6 +112,8 @@ def serve(config: Config) -> int:
         Spool(config.spool.directory, config.spool.min_free).prepare()
     except SpoolError as error:
         log.error("the spool cannot be used", reason=str(error))  # the page says so too
+    with contextlib.suppress(OSError):
+        os.nice(_NICE)
     ledger = LedgerPages(config.spool.directory / "ledger.db")
     history, looking, links = History(ledger), Looking(config), Links(config.spool.directory)
     stopped = threading.Event()
