@@ -6,25 +6,20 @@ many times; then receiving, in turns without a console and with one whose page s
 
 import argparse
 import contextlib
-import itertools
 import json
-import re
 import statistics
-import subprocess
 import sys
 import threading
 import time
-import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import Any
 
 from bench import samples, scu
 from bench.command import scratch_folder
 from bench.peers import ROOT, BenchError, free_port
+from bench.seat import START_SECONDS, console, looked_at, page, process
 from bench.spool_scale import Scale, make, name_of
 from common.config import load
 from common.ledger_reader import LedgerReader, Query
@@ -33,10 +28,6 @@ from console.activity import History
 from console.overview import look
 
 _TARGET_SECONDS = 1.0
-_START_SECONDS = 30.0
-_SETTLE_SECONDS = 5.0
-_LIVE = "/live/overview"
-_LIVE_SECONDS = 2.0  # as the page's own script asks
 _MIDDLE = 4_321  # a row that is looked for, counted in hundredths of a percent of all
 
 
@@ -148,12 +139,6 @@ def pages(folder: Path) -> list[str]:
     ]
 
 
-def console(folder: Path, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """One command."""
-    command = [sys.executable, "-m", "console", "--config", str(folder / "pipeline.ini"), *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
-
-
 def measure_commands(folder: Path, scale: Scale, times: int) -> Iterator[Timed]:
     """Every command that is there: whole processes, the start of Python among them."""
     for arguments in command_lines(scale):
@@ -167,55 +152,6 @@ def measure_commands(folder: Path, scale: Scale, times: int) -> Iterator[Timed]:
         yield timed(what, lambda arguments=arguments: console(folder, arguments), times)  # type: ignore[misc]
 
 
-@contextlib.contextmanager
-def process(folder: Path, module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process of the product for the length of a with block."""
-    command = [sys.executable, "-m", module, "--config", str(folder / "pipeline.ini"), *arguments]
-    with (
-        open(folder / f"{module}.log", "ab") as log,
-        subprocess.Popen(command, cwd=ROOT, stderr=log, stdout=log) as one,
-    ):
-        try:
-            yield one
-        finally:
-            one.terminate()
-            one.wait(30)
-
-
-@contextlib.contextmanager
-def page(folder: Path, port: int) -> Iterator[Callable[[str], bytes]]:
-    """The page, served, and a browser that is signed in: give it a path.
-
-    Raises:
-        BenchError: it does not answer, or does not let us in.
-    """
-    url = f"http://127.0.0.1:{port}"
-    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
-
-    def get(path: str, form: dict[str, str] | None = None) -> bytes:
-        body = urllib.parse.urlencode(form).encode() if form else None
-        return bytes(browser.open(url + path, body, timeout=30).read())
-
-    with process(folder, "console", "serve") as server:
-        deadline = time.monotonic() + _START_SECONDS
-        while True:
-            try:
-                get("/healthz")
-            except OSError:
-                if server.poll() is not None or time.monotonic() > deadline:
-                    raise BenchError("expected the page to be served, see console.log") from None
-                time.sleep(0.2)
-            else:
-                break
-        token = re.search(r"#(\S+)", console(folder, ["sign-in"]).stdout)
-        form = re.search(rb'csrf_token" value="([^"]+)"', get("/sign-in"))
-        if token is None or form is None:
-            raise BenchError("expected a link and a form to sign in by, found none")
-        if b"Sign out" not in get("/sign-in", {"csrf_token": form[1].decode(), "token": token[1]}):
-            raise BenchError("expected to be signed in, found that we are not")
-        yield get
-
-
 def measure_pages(folder: Path, port: int, times: int) -> Iterator[Timed]:
     """Every page, by a browser that is signed in."""
     with page(folder, port) as get:
@@ -226,30 +162,6 @@ def measure_pages(folder: Path, port: int, times: int) -> Iterator[Timed]:
                 print(f"GET {path} skipped: {error}", file=sys.stderr)
                 continue
             yield timed(f"GET {path}", lambda path=path: get(path), times)  # type: ignore[misc]
-
-
-@contextlib.contextmanager
-def looked_at(folder: Path, port: int) -> Iterator[None]:
-    """The page, with a person who has the overview before him all the time, and Prometheus every five seconds."""
-    over = threading.Event()
-
-    def look_on(get: Callable[[str], bytes]) -> None:
-        for turn in itertools.count():
-            get(_LIVE)
-            if turn % 3 == 0:
-                get("/metrics")
-            if over.wait(_LIVE_SECONDS):
-                return
-
-    with page(folder, port) as get:
-        watcher = threading.Thread(target=look_on, args=(get,))
-        watcher.start()
-        time.sleep(_SETTLE_SECONDS)  # the history of a day is read first
-        try:
-            yield
-        finally:
-            over.set()
-            watcher.join()
 
 
 def receive(port: int, count: int, first: int) -> float:
@@ -286,7 +198,7 @@ def measure_receiving(
     """Instances a second, without a console and with one that is looked at; ports: the receiver's, the page's."""
     rates = []
     with process(folder, "receiver") as receiver:
-        deadline = time.monotonic() + _START_SECONDS
+        deadline = time.monotonic() + START_SECONDS
         while "listening" not in (folder / "receiver.log").read_text():
             if receiver.poll() is not None or time.monotonic() > deadline:
                 raise BenchError("expected the receiver to listen, see receiver.log")
