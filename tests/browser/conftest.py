@@ -1,5 +1,6 @@
 """Fixtures of the browser tests."""
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ __all__ = ["make_pipeline", "sandbox"]
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     """One browser for the tests of a module."""
-    if not CHROMIUM.exists():
+    if not os.access(CHROMIUM, os.X_OK):
         pytest.skip("needs the Debian package chromium")
     with browser() as running:
         yield running
