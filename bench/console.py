@@ -80,7 +80,6 @@ def questions(folder: Path, scale: Scale) -> dict[str, Callable[[], object]]:
         "row by name": lambda: reader.row(row.file_name),
         "row by UID": lambda: reader.row(row.sop_instance_uid),
         "events of a row": lambda: reader.events(row),
-        "last attempt": reader.last_attempt,
         "first event since": lambda: reader.first_event_since(row.received_at),
         "activity of 20,000 events": lambda: reader.activity(reader.last_event() - 20_000, reader.last_event()),
         "history of a day": history,

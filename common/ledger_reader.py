@@ -170,18 +170,6 @@ class LedgerReader:
                 )
             ]
 
-    def last_attempt(self) -> EventRow | None:
-        """The last event that tells of trouble with an instance: an attempt, or its quarantine."""
-        with self._asking() as connection:
-            found = connection.execute(
-                "SELECT file_name, at, event, events.http_status, events.cause, detail FROM events"
-                " JOIN instances ON instances.id = instance_id"
-                " WHERE events.id > (SELECT max(id) - 100000 FROM events) AND event IN (?, ?)"
-                " ORDER BY events.id DESC LIMIT 1",
-                (Event.ATTEMPT, Event.QUARANTINED),
-            ).fetchone()
-        return None if found is None else EventRow(found[0], found[1], Event(found[2]), *found[3:])
-
     def transfers(self) -> Mapping[str, Transfer]:
         """The requests that have been under way for long, by the name of their first file."""
         with self._asking() as connection:

@@ -67,14 +67,6 @@ class Actions:
         """Delete quarantined files for good."""
         return self._each(names, self._discard, "discarded")
 
-    def probe(self) -> None:
-        """Have the destination probed now.
-
-        Raises:
-            OSError: the wish cannot be written.
-        """
-        probe(self._spool.directory, self._person)
-
     def _release(self, name: str) -> None:
         with self._spool.quarantine.release(name):
             try:

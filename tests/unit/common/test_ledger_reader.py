@@ -128,7 +128,7 @@ def test_an_empty_ledger_answers_all(tmp_path: Path) -> None:
     assert reader.quarantine_causes() == {}
     assert reader.search(Query(), limit=5) == []
     assert reader.count(Query()) == reader.count(Query(since="2026")) == reader.last_event() == 0
-    assert (reader.row("x"), reader.last_attempt(), reader.first_event_since("2026")) == (None, None, 1)
+    assert (reader.row("x"), reader.first_event_since("2026")) == (None, 1)
     assert reader.activity(0, 100) == []
 
 
@@ -232,11 +232,8 @@ def test_the_history_of_a_row(small: Small) -> None:
     assert events == small.ledger.events(row.file_name)
 
 
-def test_the_last_trouble_and_the_last_event(small: Small) -> None:
-    """Of an attempt or a quarantine, not of what a person did."""
-    last = small.reader.last_attempt()
-    assert last is not None
-    assert (last.event, last.file_name) == (Event.QUARANTINED, f"{7:032x}.dcm")
+def test_the_last_event(small: Small) -> None:
+    """Its id, by which what is new is followed."""
     assert small.reader.last_event() == 9 + 4 + 3 * 2 + 1
 
 
