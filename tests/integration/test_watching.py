@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from common.records import State
@@ -64,16 +64,15 @@ def test_a_queue_that_overflowed_costs_a_rescan(
     assert uploader.popen.poll() is None
 
 
-def inotify_descriptors(process: Process) -> list[str]:
-    folder = Path(f"/proc/{process.popen.pid}/fd")
-    return [name for name in os.listdir(folder) if "inotify" in os.readlink(folder / name)]
-
-
 def watches(process: Process, folder: Path) -> bool:
-    """Tell whether the kernel watches a folder for a process."""
+    """Tell whether the kernel watches a folder for a process, which may close its descriptors meanwhile."""
     wanted = f"ino:{folder.stat().st_ino:x} "
-    infos = (Path(f"/proc/{process.popen.pid}/fdinfo/{fd}").read_text() for fd in inotify_descriptors(process))
-    return any(wanted in info for info in infos)
+    proc = Path(f"/proc/{process.popen.pid}")
+    for name in os.listdir(proc / "fd"):
+        with suppress(FileNotFoundError):
+            if "inotify" in os.readlink(proc / "fd" / name) and wanted in (proc / "fdinfo" / name).read_text():
+                return True
+    return False
 
 
 def test_a_watching_thread_that_dies_is_replaced(
