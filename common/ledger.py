@@ -183,15 +183,15 @@ class Ledger:
 
     # A person
 
-    def released(self, file_name: str, detail: str) -> bool:
-        """Record that a person moved a file back to incoming/; False if its row did not say quarantine."""
+    def released(self, file_names: Iterable[str], detail: str) -> None:
+        """Record that a person moved files back to incoming/."""
         with self._database.transaction() as connection:
-            return record_release(connection, file_name, writable(detail), utc_text(self._now()))
+            record_release(connection, file_names, writable(detail), utc_text(self._now()))
 
-    def discarded(self, file_name: str, detail: str) -> bool:
-        """Record that a person has a quarantined file deleted, before it is; False if its row is not in quarantine."""
+    def discarded(self, file_names: Iterable[str], detail: str) -> None:
+        """Record that a person has quarantined files deleted, before they are."""
         with self._database.transaction() as connection:
-            return record_discard(connection, file_name, writable(detail), utc_text(self._now()))
+            record_discard(connection, file_names, writable(detail), utc_text(self._now()))
 
     # Reading
 

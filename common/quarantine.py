@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -134,26 +134,34 @@ class Quarantine:
                     os.unlink(self.path / (name + _SIDECAR))
 
     @contextlib.contextmanager
-    def release(self, name: str) -> Iterator[None]:
-        """Move a file back to incoming/, claimed for the length of the block, so that no uploader takes it before.
+    def release(self, names: Collection[str]) -> Iterator[Mapping[str, OSError]]:
+        """Move files back to incoming/, claimed for the length of the block, so that no uploader takes them before.
 
-        The caller records it meanwhile. A crash leaves what a person's `mv` leaves: the uploader enters it then.
+        The caller records them meanwhile. A crash leaves what a person's `mv` leaves: the uploader enters them then.
+
+        Args:
+            names: of files; each holds a descriptor for the length of the block.
+
+        Yields:
+            Those that are still in quarantine/, each with what was in its way: FileNotFoundError if it is not there,
+            FileExistsError if incoming/ has an entry of that name.
 
         Raises:
-            FileNotFoundError: it is not in quarantine/.
-            FileExistsError: incoming/ has an entry of that name.
-            OSError: it could not be moved, and is still in quarantine/; or it was, and may be back after a power cut.
+            OSError: what was moved could not be flushed, and may be back after a power cut; or there is no folder.
         """
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as claims:
             with self._locked(create=False):
-                if (fd := self._claimed(name)) >= 0:
-                    stack.callback(os.close, fd)
-                rename_to_free(self.path / name, self.incoming / name)
-                with contextlib.suppress(OSError):
-                    os.unlink(self.path / (name + _SIDECAR))
+                failed = _those_that_fail(lambda name: self._move_back(name, claims), names)
                 sync_directory(self.incoming)
                 sync_directory(self.path)
-            yield
+            yield failed
+
+    def _move_back(self, name: str, claims: contextlib.ExitStack) -> None:
+        if (fd := self._claimed(name)) >= 0:
+            claims.callback(os.close, fd)
+        rename_to_free(self.path / name, self.incoming / name)
+        with contextlib.suppress(OSError):
+            os.unlink(self.path / (name + _SIDECAR))
 
     def _claimed(self, name: str) -> int:
         """A descriptor that claims a file, open for writing: its close is what tells the uploader. -1 if it is none."""
@@ -170,19 +178,25 @@ class Quarantine:
             raise
         return fd
 
-    def discard(self, name: str) -> None:
-        """Delete a file and its sidecar. The caller has recorded that a person wants it.
+    def discard(self, names: Collection[str]) -> Mapping[str, OSError]:
+        """Delete files and their sidecars. The caller has recorded that a person wants it.
+
+        Returns:
+            Those that are still there, each with what was in its way: IsADirectoryError for a folder, which a person
+            put there, FileNotFoundError if it was gone before.
 
         Raises:
-            FileNotFoundError: it is not in quarantine/.
-            IsADirectoryError: it is a folder, which a person put there.
-            OSError: it could not be deleted.
+            OSError: what was deleted may be back after a power cut; or there is no folder.
         """
         with self._locked(create=False):
-            os.unlink(self.path / name)
-            with contextlib.suppress(OSError):
-                os.unlink(self.path / (name + _SIDECAR))
+            failed = _those_that_fail(self._delete, names)
             sync_directory(self.path)
+        return failed
+
+    def _delete(self, name: str) -> None:
+        os.unlink(self.path / name)
+        with contextlib.suppress(OSError):
+            os.unlink(self.path / (name + _SIDECAR))
 
     def sweep(self) -> int:
         """Remove what a crash between U6 and U8 left, and count it: sidecars that stand alone, half-written ones."""
@@ -255,6 +269,16 @@ class QuarantineSlot:
         """Remove the sidecar again: the file was not moved after all."""
         with contextlib.suppress(OSError):
             os.unlink(self._folder / (self.name + _SIDECAR))
+
+
+def _those_that_fail(act: Callable[[str], None], names: Collection[str]) -> dict[str, OSError]:
+    failed: dict[str, OSError] = {}
+    for name in names:
+        try:
+            act(name)
+        except OSError as error:
+            failed[name] = error
+    return failed
 
 
 def _open_carefully(path: str, flags: int) -> int:

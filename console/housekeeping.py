@@ -22,7 +22,7 @@ from common.ledger_retention import LedgerRetention, Tidied
 from common.presence import FOLDER
 from common.records import State, utc_text
 from common.spool import Spool
-from console.actions import Actions
+from console.actions import AT_A_TIME, Actions
 
 log = logs.get(__name__)
 
@@ -30,7 +30,6 @@ PERSON = "retention"
 _LOCK = "housekeeping.lock"
 _EVERY_SECONDS = 3600.0
 _FIRST_SECONDS = 60.0
-_AT_A_TIME = 100
 
 
 class BusyError(StowgateError):
@@ -164,10 +163,10 @@ class Housekeeping:
             actions = Actions(self._spool, ledger, PERSON)
             done: set[str] = set()
             failed: dict[str, str] = {}
-            for start in range(0, len(wanted), _AT_A_TIME):
+            for start in range(0, len(wanted), AT_A_TIME):
                 if self._stopped():
                     break
-                came = actions.discard(one.name for one in wanted[start : start + _AT_A_TIME])
+                came = actions.discard(one.name for one in wanted[start : start + AT_A_TIME])
                 done.update(came.done)
                 failed.update(came.failed)
         gone = [one for one in wanted if one.name in done]

@@ -1,6 +1,6 @@
 """Releasing and discarding: by a thread, one undertaking after the other, since ten thousand files take a while.
 
-Each file is done by console.actions, which a crash interrupts between files only. What is not done is not done.
+They are done by console.actions, some at a time; what a crash leaves is said there. What is not done is not done.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from common.errors import LedgerError
 from common.ledger import Ledger
 from common.records import file_names
 from common.spool import Spool
-from console.actions import Actions
+from console.actions import AT_A_TIME, Actions
 
 log = logs.get(__name__)
 
@@ -111,11 +111,12 @@ class Undertakings:
         try:
             actions = Actions(self._spool, ledger, one.person)
             act = actions.release if one.verb is Verb.RELEASE else actions.discard
-            for label in labels:
-                result = act([self._name(label)])
+            for start in range(0, len(labels), AT_A_TIME):
+                by_name = {self._name(label): label for label in labels[start : start + AT_A_TIME]}
+                result = act(by_name)
                 one.done += len(result.done)
-                for reason in result.failed.values():
-                    self._fail(one, label, reason)
+                for name, reason in result.failed.items():
+                    self._fail(one, by_name[name], reason)
         finally:
             ledger.close()
 

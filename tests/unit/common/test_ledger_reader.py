@@ -90,7 +90,7 @@ def small(tmp_path: Path) -> Iterator[Small]:
     made.quarantine(f"{6:032x}.dcm", Cause.GAVE_UP)
     made.quarantine(f"{7:032x}.dcm", Cause.GAVE_UP)
     made.tick()
-    made.ledger.discarded(f"{7:032x}.dcm", "by a person")
+    made.ledger.discarded([f"{7:032x}.dcm"], "by a person")
     yield made
     made.ledger.close()
 

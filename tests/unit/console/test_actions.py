@@ -12,7 +12,7 @@ from common.instance import Instance
 from common.ledger import Ledger
 from common.records import Cause, Event, Outcome, State
 from common.spool import Spool
-from console.actions import Actions
+from console.actions import AT_A_TIME, Actions
 
 NAME = f"{'a' * 32}.dcm"
 
@@ -58,7 +58,7 @@ def test_a_release_brings_the_file_back_from_a_clean_slate(spool: Spool, ledger:
 def test_nobody_takes_a_file_before_its_release_is_recorded(spool: Spool, ledger: Ledger) -> None:
     """The file is claimed from before the rename until the block ends."""
     quarantine(spool, ledger)
-    with spool.quarantine.release(NAME):
+    with spool.quarantine.release([NAME]):
         fd = os.open(spool.incoming / NAME, os.O_RDONLY)
         with pytest.raises(BlockingIOError):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -92,7 +92,7 @@ def test_a_discard_is_recorded_and_then_done(spool: Spool, ledger: Ledger, monke
     seen: list[State] = []
     delete = spool.quarantine.discard
     monkeypatch.setattr(
-        spool.quarantine, "discard", lambda name: seen.append(ledger.rows([NAME])[NAME].state) or delete(name)
+        spool.quarantine, "discard", lambda names: seen.append(ledger.rows([NAME])[NAME].state) or delete(names)
     )
     assert Actions(spool, ledger, "anna").discard([NAME]).done == (NAME,)
     assert seen == [State.REMOVED]
@@ -127,3 +127,57 @@ def test_what_is_gone_is_said_and_the_others_go_on(spool: Spool, ledger: Ledger)
     done = Actions(spool, ledger, "anna").release(["gone.dcm", NAME])
     assert done.done == (NAME,)
     assert done.failed == {"gone.dcm": "it is not in quarantine/ any more"}
+
+
+def test_many_share_their_flushes(spool: Spool, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred files cost as many flushes of the folders as one, and each of them is done and told."""
+    names = [f"{number:032x}.dcm" for number in range(2 * AT_A_TIME + 1)]
+    for name in names:
+        quarantine(spool, ledger, name)
+    flushed: list[Path] = []
+    monkeypatch.setattr("common.quarantine.sync_directory", flushed.append)
+    actions = Actions(spool, ledger, "anna")
+    assert actions.release(names).done == tuple(names)
+    assert flushed == 3 * [spool.incoming, spool.quarantine.path]
+    assert sorted(os.listdir(spool.incoming)) == names
+    assert not os.listdir(spool.quarantine.path)
+    assert {row.state for row in ledger.rows(names).values()} == {State.INCOMING}
+    assert {ledger.events(name)[-1].event for name in names} == {Event.RELEASED}
+
+
+def test_one_that_fails_keeps_none_of_its_lot_back(spool: Spool, ledger: Ledger) -> None:
+    """A name that is taken, a folder, one that is gone: each says why, the others are done."""
+    names = [f"{number:032x}.dcm" for number in range(5)]
+    for name in names:
+        quarantine(spool, ledger, name)
+    (spool.incoming / names[1]).write_bytes(b"another")
+    done = Actions(spool, ledger, "anna").release(names[:3])
+    assert done.done == (names[0], names[2])
+    assert list(done.failed) == [names[1]]
+    (spool.quarantine.path / names[4]).unlink()
+    (spool.quarantine.path / "folder").mkdir()
+    done = Actions(spool, ledger, "anna").discard([names[3], names[4], "folder", names[3]])
+    assert done.done == (names[3],)
+    assert done.failed[names[4]] == "it is not in quarantine/ any more"
+    assert "folder" in done.failed
+    assert ledger.rows([names[4]])[names[4]].state is State.QUARANTINE
+    assert sorted(os.listdir(spool.quarantine.path)) == sorted(
+        [names[1], f"{names[1]}.json", f"{names[4]}.json", "folder"]
+    )
+
+
+def test_nothing_is_deleted_that_came_after_the_record(
+    spool: Spool, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What arrives in quarantine/ under a name that was not there when it was looked for stays."""
+    quarantine(spool, ledger)
+    record = ledger.discarded
+
+    def late(names: list[str], detail: str) -> None:
+        record(names, detail)
+        (spool.quarantine.path / "late").write_bytes(b"late")
+
+    monkeypatch.setattr(ledger, "discarded", late)
+    done = Actions(spool, ledger, "anna").discard(["late", NAME])
+    assert (done.done, list(done.failed)) == ((NAME,), ["late"])
+    assert (spool.quarantine.path / "late").read_bytes() == b"late"
