@@ -10,14 +10,17 @@ _MOST_FINDINGS = 10
 class LedgerChecks(LedgerReader):
     """Questions to a ledger, from whoever looks for what is wrong with it."""
 
-    def damage(self) -> tuple[str, ...] | None:
+    def damage(self, seconds: float) -> tuple[str, ...] | None:
         """What SQLite's quick check finds, ten at most; nothing if it is whole; None if that takes too long to say.
+
+        Args:
+            seconds: for which it may look; the whole file is read.
 
         Raises:
             LedgerError: it cannot be read.
         """
         try:
-            with self._asking() as connection:
+            with self._asking(seconds) as connection:
                 found = [str(line) for (line,) in connection.execute(f"PRAGMA quick_check({_MOST_FINDINGS})")]
         except LedgerError as error:
             if getattr(error.__cause__, "sqlite_errorname", "") == "SQLITE_INTERRUPT":

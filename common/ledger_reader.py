@@ -75,8 +75,8 @@ class LedgerReader:
         self._path = path
 
     @contextmanager
-    def _asking(self) -> Iterator[sqlite3.Connection]:
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+    def _asking(self, seconds: float = _PATIENCE_SECONDS) -> Iterator[sqlite3.Connection]:
+        deadline = time.monotonic() + seconds
         try:
             with closing(sqlite3.connect(self._uri, uri=True, timeout=1.0, isolation_level=None)) as connection:
                 connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
@@ -87,7 +87,7 @@ class LedgerReader:
         except sqlite3.Error as error:
             name = str(getattr(error, "sqlite_errorname", type(error).__name__))
             if name == "SQLITE_INTERRUPT":
-                raise LedgerError(f"the ledger took longer than {_PATIENCE_SECONDS:g} s to answer") from error
+                raise LedgerError(f"the ledger took longer than {seconds:g} s to answer") from error
             raise LedgerError(f"the ledger cannot be read now ({name})") from error
 
     def heaps(self) -> Mapping[State, Heap]:

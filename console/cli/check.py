@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,21 @@ _REPAIRED = {
 @click.option(
     "--timeout", type=click.FloatRange(1, 600), default=45.0, show_default=True, help="Seconds for the archive."
 )
+@click.option("--thorough", is_flag=True, help="Check the ledger whole, however large it is.")
 @json_option
 @pass_seat
 @click.pass_context
-def command(ctx: click.Context, seat: Seat, *, mend: bool, archive: bool, timeout: float, as_document: bool) -> None:
-    """Print the effective configuration, and try what it names: folders, disk, ports, archive, ledger, files.
+def command(
+    ctx: click.Context,
+    seat: Seat,
+    *,
+    mend: bool,
+    archive: bool,
+    timeout: float,
+    thorough: bool,
+    as_document: bool,
+) -> None:
+    """Print the effective configuration, and try what it names: folders, disk, ports, ledger, files, archive.
 
     Nothing is changed without --repair, which is safe while everything runs. Exit status 1 if something cannot work, 2
     for a broken configuration.
@@ -69,7 +80,7 @@ def command(ctx: click.Context, seat: Seat, *, mend: bool, archive: bool, timeou
         repaired, unmended = _mend(config)
         if not as_document:
             say(*_repaired(repaired))
-    for finding in itertools.chain(unmended, _findings(config, archive=archive, seconds=timeout)):
+    for finding in itertools.chain(unmended, _findings(config, archive=archive, seconds=timeout, thorough=thorough)):
         findings.append(finding)
         if not as_document:
             say(_line(finding))
@@ -78,16 +89,18 @@ def command(ctx: click.Context, seat: Seat, *, mend: bool, archive: bool, timeou
     ctx.exit(1 if any(finding.level is Level.ERROR for finding in findings) else 0)
 
 
-def _findings(config: Config, *, archive: bool, seconds: float) -> Iterator[Finding]:
-    yield from checks.folders(config)
-    yield from checks.disk(config)
-    yield from _receiver(config)
-    yield from checks.page(config)
-    yield from _processes(config)
-    if archive:
-        yield from _archive(config, seconds)
-    yield from checks.ledger(config)
-    yield from checks.files(config)
+def _findings(config: Config, *, archive: bool, seconds: float, thorough: bool) -> Iterator[Finding]:
+    with ThreadPoolExecutor(max_workers=1) as asking:
+        asked = asking.submit(_archive, config, seconds) if archive else None
+        yield from checks.folders(config)
+        yield from checks.disk(config)
+        yield from _receiver(config)
+        yield from checks.page(config)
+        yield from _processes(config)
+        yield from checks.ledger(config, thorough=thorough)
+        yield from checks.files(config)
+        if asked is not None:
+            yield asked.result()
 
 
 def _receiver(config: Config) -> Iterator[Finding]:
@@ -129,8 +142,8 @@ def _processes(config: Config) -> Iterator[Finding]:
             yield Finding(trouble.key, Level(trouble.severity), trouble.text, trouble.advice)
 
 
-def _archive(config: Config, seconds: float) -> Iterator[Finding]:
-    """Have the uploader ask the archive: with its client, in a process of its own."""
+def _archive(config: Config, seconds: float) -> Finding:
+    """Have the uploader ask the archive: with its client, in a process of its own, which takes its time to start."""
     command = [sys.executable, "-P", "-m", "uploader", "--check", "--config", os.fspath(config.path)]
     environ = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(_PROJECT), os.environ.get("PYTHONPATH")]))}
     try:
@@ -138,13 +151,13 @@ def _archive(config: Config, seconds: float) -> Iterator[Finding]:
             command, env=environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False
         )
         found = json.loads(asked.stdout)
-        yield Finding("archive", Level(found["severity"]), str(found["text"]), str(found["advice"]))
+        return Finding("archive", Level(found["severity"]), str(found["text"]), str(found["advice"]))
     except subprocess.TimeoutExpired:
         text = f"The archive was asked, and nothing was heard for {seconds:g} s."
-        yield Finding("archive", Level.ERROR, text, "Look at url in [destination], and at the archive.")
+        return Finding("archive", Level.ERROR, text, "Look at url in [destination], and at the archive.")
     except (OSError, ValueError, KeyError, TypeError):
         text = "expected one JSON object from `python -m uploader --check`, found something else"
-        yield Finding("archive", Level.ERROR, f"The archive cannot be asked: {text}.", "Run that command by itself.")
+        return Finding("archive", Level.ERROR, f"The archive cannot be asked: {text}.", "Run that command by itself.")
 
 
 def _mend(config: Config) -> tuple[Repaired | None, list[Finding]]:
