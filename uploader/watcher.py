@@ -73,9 +73,11 @@ class Watcher(FileSystemEventHandler):
     def stop(self) -> None:
         """End watching."""
         if self._observer is not None:
-            # Its threads complain of being stopped; whether they live is looked after in `revive`.
-            logging.getLogger("watchdog").setLevel(logging.CRITICAL)
+            # Its emitters complain of being stopped; whether they live is looked after in `revive`.
+            complaints = logging.getLogger("watchdog.observers.inotify")
+            complaints.setLevel(logging.CRITICAL)
             self._observer.stop()
+            complaints.setLevel(logging.NOTSET)
             self._observer = None
 
     def revive(self) -> None:

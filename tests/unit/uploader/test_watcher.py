@@ -1,5 +1,6 @@
 """watchdog on a real folder: what the watcher tells of each way in which a file can appear, and that it comes back."""
 
+import logging
 import os
 import shutil
 import subprocess
@@ -235,6 +236,15 @@ def test_a_dead_watch_is_begun_anew(ears: Ears, incoming: Path, source: Path, ki
     assert ears.missed == 1
     shutil.copy(source, incoming / "seen.dcm")
     until(lambda: ears.closed("seen.dcm"))
+
+
+def test_a_watch_that_was_begun_anew_still_says_what_went_wrong(ears: Ears, caplog: pytest.LogCaptureFixture) -> None:
+    """Its end is no trouble and not said; what watchdog says later is."""
+    kill_observer(ears)
+    ears.watcher.revive()
+    assert not [record for record in caplog.records if record.name.startswith("watchdog")]
+    for name in ("inotify", "inotify_c"):
+        assert logging.getLogger(f"watchdog.observers.{name}").isEnabledFor(logging.WARNING)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
