@@ -114,8 +114,21 @@ def command_lines(scale: Scale) -> list[list[str]]:
         ["list", "--sender", "NOBODY"],
         ["export", "--state", "quarantine"],
         ["show", name],
+        ["check", "--no-archive"],
+        ["check"],
         ["housekeeping", "--dry-run"],
     ]
+
+
+def measure_acting(folder: Path) -> Iterator[Timed]:
+    """What changes something, once each: some of the quarantine discarded, all the rest released."""
+    for arguments in (["discard", "--cause", "conflict", "--yes"], ["release", "--all"]):
+        begun = time.perf_counter()
+        done = console(folder, arguments)
+        took = time.perf_counter() - begun
+        if done.returncode:
+            raise BenchError(f"expected {arguments[0]} to succeed, found {done.stderr.strip()[-200:]}")
+        yield Timed(f"console {' '.join(arguments)}: {done.stdout.strip()}", took, took, took, took)
 
 
 def pages(folder: Path) -> list[str]:
@@ -245,6 +258,8 @@ def main(argv: list[str]) -> int:
             if options.turns
             else []
         )
+        if not options.spool:
+            results += measure_acting(folder)
     say(results, rates)
     if options.output:
         document = {"scale": asdict(scale), "seconds": [asdict(one) for one in results], "instances_per_second": rates}

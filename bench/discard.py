@@ -1,13 +1,19 @@
-"""`python -m bench.discard PORT`: a receiver that throws everything away and answers success. The physical limit.
+"""`python -m bench.discard PORT [FOLDER]`: a receiver that throws everything away and answers success.
+
+With a folder it keeps each instance durably before it answers: written, flushed, renamed, the folder flushed. That is
+the least of what a receiver must do that promises anything; it reads nothing of it, and keeps no account.
 
 It accepts every proposed context in its first transfer syntax. It expects one PDV in each PDU, which is how DCMTK
 sends, and reads each into one buffer that is never looked at.
 """
 
+import os
 import socket
 import struct
 import sys
 import threading
+import uuid
+from pathlib import Path
 
 _HEADER = struct.Struct(">BxII")  # of a PDU, and the length of its first PDV; an A-RELEASE-RQ is just as long
 _MAX_PDU = 131072
@@ -49,7 +55,36 @@ def _success(message_id: bytes) -> bytes:
     return struct.pack("<HHII", 0, 0, 4, len(elements)) + elements
 
 
-def serve(connection: socket.socket) -> None:
+class Keeping:
+    """Keeps the datasets of one association in a folder; without one it does nothing."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._fd = -1
+        self._name = ""
+
+    def write(self, fragment: memoryview) -> None:
+        """Append a fragment."""
+        if self._folder is not None:
+            if self._fd < 0:
+                self._name = uuid.uuid4().hex
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+                self._fd = os.open(f"{self._folder}/staging/{self._name}", flags, 0o600)
+            os.write(self._fd, fragment)
+
+    def end(self) -> None:
+        """Make what was written durable under a name of its own."""
+        if self._folder is not None:
+            os.fsync(self._fd)
+            os.close(self._fd)
+            os.rename(f"{self._folder}/staging/{self._name}", f"{self._folder}/store/{self._name}")
+            folder = os.open(f"{self._folder}/store", os.O_RDONLY | os.O_DIRECTORY)
+            os.fsync(folder)
+            os.close(folder)
+            self._fd = -1
+
+
+def serve(connection: socket.socket, keeping: Keeping) -> None:
     """Serve one association to its end."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     header, buffer = bytearray(_HEADER.size), bytearray(2 * _MAX_PDU)
@@ -70,17 +105,21 @@ def serve(connection: socket.socket) -> None:
                 at = buffer.index(_MESSAGE_ID)
                 command = _success(bytes(view[at + 8 : at + 10]))
                 answer = _HEADER.pack(4, len(command) + 6, len(command) + 2) + bytes((buffer[0], 3)) + command
-            elif buffer[1] & 2:
-                connection.sendall(answer)
+            else:
+                keeping.write(view[2:left])
+                if buffer[1] & 2:
+                    keeping.end()
+                    connection.sendall(answer)
 
 
-def main(port: int) -> None:
+def main(port: int, folder: Path | None = None) -> None:
     """Accept for ever."""
-    with socket.create_server(("127.0.0.1", port), backlog=64) as server:
+    with socket.create_server(("127.0.0.1", port), backlog=64, reuse_port=True) as server:
+        print("listening", flush=True)
         while True:
             connection, _ = server.accept()
-            threading.Thread(target=serve, args=(connection,), daemon=True).start()
+            threading.Thread(target=serve, args=(connection, Keeping(folder)), daemon=True).start()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), *map(Path, sys.argv[2:]))

@@ -290,5 +290,23 @@ class Discard(Peer):
         """How it is started."""
         return [sys.executable, "-m", "bench.discard", str(self.port)]
 
-    def stored(self) -> None:
+    def stored(self) -> int | None:
         """Nothing, on principle."""
+        return None
+
+
+class Floor(Discard):
+    """A receiver that keeps each instance durably, and does nothing else."""
+
+    def command(self) -> list[str]:
+        """How it is started."""
+        (self.folder / "staging").mkdir(exist_ok=True)
+        return [*super().command(), str(self.folder)]
+
+    def stored(self) -> int:
+        """What it has renamed."""
+        return sum(1 for _ in _files(self.folder / "store"))
+
+    def is_ready(self) -> bool:
+        """Tell whether all its processes accept connections."""
+        return self.log().count("listening") == self._count
