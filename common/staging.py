@@ -16,7 +16,7 @@ from typing import BinaryIO
 from common.directory import HeldDirectory
 from common.writeback import start_writing
 
-_WRITE_AT_ONCE = 256 * 1024  # bytes; less is left for one write at the end
+_WRITE_AT_ONCE = 4 * 1024 * 1024  # bytes; less is left for one write at the end
 
 
 class Staging:
