@@ -75,7 +75,8 @@ class LedgerReader:
         self._path = path
 
     @contextmanager
-    def _asking(self, seconds: float = _PATIENCE_SECONDS) -> Iterator[sqlite3.Connection]:
+    def _asking(self, seconds: float | None = None) -> Iterator[sqlite3.Connection]:
+        seconds = _PATIENCE_SECONDS if seconds is None else seconds
         deadline = time.monotonic() + seconds
         try:
             with closing(sqlite3.connect(self._uri, uri=True, timeout=1.0, isolation_level=None)) as connection:

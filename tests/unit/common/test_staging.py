@@ -86,16 +86,17 @@ def test_the_bytes_are_flushed_before_the_name_and_the_name_before_the_directory
 
 
 def test_the_way_to_the_disk_begins_while_a_file_is_written(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every byte once, in pieces of at least 256 kB, and the rest when asked for: before `sync`, which does it all."""
+    """Every byte once, in pieces of at least 4 MB, and the rest when asked for: before `sync`, which does it all."""
     started: list[tuple[int, int]] = []
     monkeypatch.setattr(staging, "start_writing", lambda _, offset, length: started.append((offset, length)))
     staged = spool.staging.open()
-    for _ in range(5):
-        staged.write(bytes(100 * 1024))
-    assert started == [(0, 300 * 1024)]
+    mebibyte = 1024 * 1024
+    for _ in range(4):
+        staged.write(bytes(3 * mebibyte // 2))
+    assert started == [(0, 9 * mebibyte // 2)]
     staged.begin_flush()
     staged.sync()
-    assert started == [(0, 300 * 1024), (300 * 1024, 200 * 1024)]
+    assert started == [(0, 9 * mebibyte // 2), (9 * mebibyte // 2, 3 * mebibyte // 2)]
     staged.withdraw()
 
 

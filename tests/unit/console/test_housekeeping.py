@@ -31,6 +31,7 @@ from common.ledger_recovery import replace as set_aside
 from common.ledger_retention import LedgerRetention
 from common.ledger_schema import migrate
 from common.presence import FOLDER
+from common.quarantine import Quarantine
 from common.records import Event, Receipt, Sender, State
 from common.spool import Spool
 from console.activity import History
@@ -197,14 +198,14 @@ def test_what_cannot_be_discarded_is_said_and_stays(
 ) -> None:
     """The others go all the same."""
     stubborn = min(spool.quarantine.names())
-    delete = console.housekeeping.Actions._discard
+    delete = Quarantine._delete
 
-    def refuse(self: Any, name: str) -> None:
+    def refuse(self: Quarantine, name: str) -> None:
         if name == stubborn:
             raise PermissionError(13, "Permission denied")
         delete(self, name)
 
-    monkeypatch.setattr(console.housekeeping.Actions, "_discard", refuse)
+    monkeypatch.setattr(Quarantine, "_delete", refuse)
     kept = Housekeeping(keep(config, quarantine_size=1)).once()
     assert kept.failed == {stubborn: "Permission denied"}
     assert list(spool.quarantine.names()) == [stubborn]
