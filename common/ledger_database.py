@@ -135,7 +135,7 @@ class Database:
                 except sqlite3.OperationalError as error:
                     now = time.monotonic()
                     deadline = deadline or now + self._busy_seconds
-                    if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or now > deadline:
+                    if not _is_busy(error) or now > deadline:
                         raise
                     time.sleep(pause)
                     pause = min(pause * 1.5, _LONGEST_PAUSE_SECONDS)
@@ -305,6 +305,11 @@ class Database:
             os.close(folder)
 
 
+def _is_busy(error: sqlite3.OperationalError) -> bool:
+    """Whether others are in the way, in whatever manner: writing, recovering the log (extended codes)."""
+    return error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
 def _set_wal(connection: sqlite3.Connection, busy_seconds: float) -> None:
     # Changing the journal mode ignores the busy timeout when two processes open a new ledger together.
     deadline = time.monotonic() + busy_seconds
@@ -312,7 +317,7 @@ def _set_wal(connection: sqlite3.Connection, busy_seconds: float) -> None:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode not in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+            if not _is_busy(error):
                 raise
             if time.monotonic() > deadline:
                 raise

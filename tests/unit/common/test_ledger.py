@@ -18,6 +18,7 @@ import pytest
 from common.errors import LedgerError, LedgerVersionError
 from common.instance import Instance
 from common.ledger import Ledger
+from common.ledger_database import Database
 from common.ledger_schema import MIGRATIONS, SCHEMA_VERSION
 from common.records import (
     Cause,
@@ -998,6 +999,40 @@ def test_a_ledger_locked_by_another_process_is_waited_for_and_then_given_up(path
     ledger.received(Receipt("b.dcm", CT, SCANNER, 10))
     assert ledger.counts()[State.INCOMING] == 2
     ledger.close()
+
+
+class InTheWay:
+    """A connection on which writing cannot begin so many times, for a reason that SQLite gives by its extended code."""
+
+    def __init__(self, times: int, code: int) -> None:
+        self.said: list[str] = []
+        self._times, self._code = times, code
+
+    def execute(self, statement: str) -> None:
+        """Refuse to begin, or take note."""
+        if statement == "BEGIN IMMEDIATE" and self._times:
+            self._times -= 1
+            error = sqlite3.OperationalError("somebody is in the way")
+            error.sqlite_errorcode = self._code
+            raise error
+        self.said.append(statement)
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY, sqlite3.SQLITE_BUSY_SNAPSHOT])
+def test_whoever_is_in_the_way_is_waited_for(path: Path, code: int) -> None:
+    """A process that recovers the log after another was killed, too; SQLite's own patience is as it was afterwards."""
+    connection = InTheWay(5, code)
+    with contextlib.closing(Database(path, 10.0)) as database:
+        database._begin(connection)  # type: ignore[arg-type]
+    assert connection.said == ["PRAGMA busy_timeout = 0", "BEGIN IMMEDIATE", "PRAGMA busy_timeout = 10000"]
+
+
+def test_what_is_no_matter_of_waiting_is_not_waited_for(path: Path) -> None:
+    """An error of the disk is raised at once."""
+    connection = InTheWay(1, sqlite3.SQLITE_IOERR_READ)
+    with contextlib.closing(Database(path, 10.0)) as database, pytest.raises(sqlite3.OperationalError):
+        database._begin(connection)  # type: ignore[arg-type]
+    assert connection.said == ["PRAGMA busy_timeout = 0", "PRAGMA busy_timeout = 10000"]
 
 
 def test_a_writer_that_is_done_in_time_is_not_noticed(path: Path) -> None:
