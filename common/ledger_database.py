@@ -27,13 +27,13 @@ from common.errors import LedgerError, LedgerRowError, LedgerVersionError
 from common.ledger_flush import LogFlush
 from common.ledger_recovery import SIBLINGS, is_damage, replace
 from common.ledger_schema import before_first_table, check_version, migrate, version_of
+from common.ledger_waiting import begin_writing, set_wal
 
 log = logs.get(__name__)
 
 # 16 MB of log. Whoever commits the last page waits for the checkpoint; most pages are written again and again, so that
 # a longer log costs less in all (with SQLite's 1000 pages, each hundredth commit took 3 ms, with these 0.2 ms).
 _CHECKPOINT_PAGES = 4000
-_SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.00005, 0.01  # between two looks whether others have done writing
 _LOOK_SECONDS = 1.0  # so often it is seen to that the log still has its names
 _START_SECONDS = 300.0  # so long a process that starts waits for another that copies a damaged ledger
 _PAUSE_SECONDS = 10.0  # after it could not be set aside, before that is tried again
@@ -91,12 +91,12 @@ class Database:
             LedgerError: it is not committed.
         """
         with self.reading() as connection:
-            self._begin(connection)
+            begin_writing(connection, self._busy_seconds)
             if self._is_another():
                 # Set aside by another process while we waited for the lock.
                 connection.execute("ROLLBACK")
                 connection = self._followed()  # noqa: PLW2901 - the one that counts from here on
-                self._begin(connection)
+                begin_writing(connection, self._busy_seconds)
             try:
                 yield connection
                 connection.execute("COMMIT")
@@ -122,27 +122,6 @@ class Database:
                 if is_damage(error) and self._connection is not None:
                     self._begin_anew(_error_name(error))
                 raise _ledger_error(error) from error
-
-    def _begin(self, connection: sqlite3.Connection) -> None:
-        """Begin to write, as soon as nobody else does: SQLite would sleep ten times as long as a commit takes."""
-        deadline = None
-        pause = _SHORTEST_PAUSE_SECONDS
-        connection.execute("PRAGMA busy_timeout = 0")
-        try:
-            while True:
-                try:
-                    connection.execute("BEGIN IMMEDIATE")
-                except sqlite3.OperationalError as error:
-                    now = time.monotonic()
-                    deadline = deadline or now + self._busy_seconds
-                    if not _is_busy(error) or now > deadline:
-                        raise
-                    time.sleep(pause)
-                    pause = min(pause * 1.5, _LONGEST_PAUSE_SECONDS)
-                else:
-                    return
-        finally:
-            connection.execute(f"PRAGMA busy_timeout = {int(1000 * self._busy_seconds)}")
 
     def _empty_log(self) -> bool:
         """Move the log into the database, which SQLite flushes, and begin it anew; False if somebody is in the way."""
@@ -203,7 +182,7 @@ class Database:
                 )
                 check_version(version_of(connection), self.path)
                 before_first_table(connection)
-                _set_wal(connection, self._busy_seconds)
+                set_wal(connection, self._busy_seconds)
                 connection.execute("PRAGMA synchronous = NORMAL")
                 connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
                 connection.execute("PRAGMA foreign_keys = ON")
@@ -303,27 +282,6 @@ class Database:
             yield
         finally:
             os.close(folder)
-
-
-def _is_busy(error: sqlite3.OperationalError) -> bool:
-    """Whether others are in the way, in whatever manner: writing, recovering the log (extended codes)."""
-    return error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-
-
-def _set_wal(connection: sqlite3.Connection, busy_seconds: float) -> None:
-    # Changing the journal mode ignores the busy timeout when two processes open a new ledger together.
-    deadline = time.monotonic() + busy_seconds
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if not _is_busy(error):
-                raise
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-        else:
-            return
 
 
 def _ledger_error(error: sqlite3.Error | OSError, path: Path | None = None) -> LedgerError:

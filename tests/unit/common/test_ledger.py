@@ -18,8 +18,8 @@ import pytest
 from common.errors import LedgerError, LedgerVersionError
 from common.instance import Instance
 from common.ledger import Ledger
-from common.ledger_database import Database
 from common.ledger_schema import MIGRATIONS, SCHEMA_VERSION
+from common.ledger_waiting import begin_writing
 from common.records import (
     Cause,
     Event,
@@ -1019,19 +1019,18 @@ class InTheWay:
 
 
 @pytest.mark.parametrize("code", [sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY, sqlite3.SQLITE_BUSY_SNAPSHOT])
-def test_whoever_is_in_the_way_is_waited_for(path: Path, code: int) -> None:
+def test_whoever_is_in_the_way_is_waited_for(code: int) -> None:
     """A process that recovers the log after another was killed, too; SQLite's own patience is as it was afterwards."""
     connection = InTheWay(5, code)
-    with contextlib.closing(Database(path, 10.0)) as database:
-        database._begin(connection)  # type: ignore[arg-type]
+    begin_writing(connection, 10.0)  # type: ignore[arg-type]
     assert connection.said == ["PRAGMA busy_timeout = 0", "BEGIN IMMEDIATE", "PRAGMA busy_timeout = 10000"]
 
 
-def test_what_is_no_matter_of_waiting_is_not_waited_for(path: Path) -> None:
+def test_what_is_no_matter_of_waiting_is_not_waited_for() -> None:
     """An error of the disk is raised at once."""
     connection = InTheWay(1, sqlite3.SQLITE_IOERR_READ)
-    with contextlib.closing(Database(path, 10.0)) as database, pytest.raises(sqlite3.OperationalError):
-        database._begin(connection)  # type: ignore[arg-type]
+    with pytest.raises(sqlite3.OperationalError):
+        begin_writing(connection, 10.0)  # type: ignore[arg-type]
     assert connection.said == ["PRAGMA busy_timeout = 0", "PRAGMA busy_timeout = 10000"]
 
 
