@@ -371,6 +371,9 @@ def test_export_is_csv_that_no_spreadsheet_runs(held: Pipeline, tmp_path: Path) 
     assert run(held, "export", "--cause", "gave-up", "-o", path).status == 0
     assert [row["file_name"] for row in csv.DictReader(path.open())] == [TWO]
     assert path.stat().st_mode & 0o777 == 0o600
+    lines = run(held, "export", "--json").out.splitlines()
+    assert [json.loads(line) for line in lines] == run(held, "list", "--json").document["instances"]
+    assert run(held, "export", "--json", "--limit", "1").out.splitlines() == lines[:1]
     assert run(held, "export", "-o", tmp_path / "none" / "rows.csv").status == 1
 
 
