@@ -14,7 +14,7 @@ from common.settings_texts import File, Host, Text, is_host
 from common.settings_types import Choice, Kind, Seconds, Size, UnfitError, Whole, declared, quoted
 from common.settings_web import SecretUrl
 
-__all__ = ["ConsoleConfig", "MailSecurity", "NotifyConfig", "RetentionConfig"]
+__all__ = ["ConsoleConfig", "MailSecurity", "NotifyConfig", "RetentionConfig", "WebhookFormat"]
 
 _TB = 1000**4
 _DAYS = Whole(0, 36500)
@@ -35,6 +35,15 @@ class MailSecurity(enum.Enum):
     """By TLS from the first byte (RFC 8314), certificate verified."""
     NONE = "none"
     """Not at all."""
+
+
+class WebhookFormat(enum.Enum):
+    """What is posted to a web hook."""
+
+    JSON = "json"
+    """The document of console.notices.wording, with a text that most chats show."""
+    TEAMS = "teams"
+    """A message with an Adaptive Card, the only form that Workflows of Microsoft Teams take."""
 
 
 class HostNames(Kind[tuple[str, ...]]):
@@ -128,6 +137,9 @@ class NotifyConfig:
     """Section [notify]: who is told of trouble by `python -m console serve`."""
 
     webhook_url: str = declared(SecretUrl(), "", "Where trouble is posted as JSON; belongs in the environment")
+    webhook_format: WebhookFormat = declared(
+        Choice(WebhookFormat), "json", "What is posted: JSON with a text, which most chats show, or a card for Teams"
+    )
     mail_server: str = declared(MailServer(), "", "Mail server that takes messages; empty: no mail")
     mail_port: int = declared(Whole(1, 65535), "587", "Port of the mail server")
     mail_security: MailSecurity = declared(Choice(MailSecurity), "starttls", "How the connection to it is protected")

@@ -1,4 +1,4 @@
-"""A notice posted as JSON to the URL of [notify] webhook_url.
+"""A notice posted as JSON, in the form of [notify] webhook_format, to the URL of webhook_url.
 
 The certificate is verified, no redirect is followed, nothing of the environment (proxy, netrc) counts. Whoever knows
 the URL may post there: no text of ours names it, and no text of requests is passed on, since those do.
@@ -8,9 +8,10 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from common.config import NotifyConfig
+from common.settings_console import WebhookFormat
 from console.notices.channels import UndeliveredError
 from console.notices.telling import Notice
-from console.notices.wording import document
+from console.notices.wording import card, document
 
 _CONNECT_SECONDS = 10.0
 _READ_SECONDS = 20.0
@@ -30,6 +31,7 @@ class Webhook:
         self._url = settings.webhook_url
         self._verify: bool | str = str(settings.ca_bundle) if settings.ca_bundle else True
         self._host = host
+        self._form = card if settings.webhook_format is WebhookFormat.TEAMS else document
 
     def send(self, notice: Notice) -> None:
         """Post a notice; any 2xx is well.
@@ -45,7 +47,7 @@ class Webhook:
                     session.mount(scheme, HTTPAdapter(max_retries=0))
                 response = session.post(
                     self._url,
-                    json=document(notice, self._host),
+                    json=self._form(notice, self._host),
                     headers={"User-Agent": "Stowgate"},
                     timeout=(_CONNECT_SECONDS, _READ_SECONDS),
                     allow_redirects=False,

@@ -71,6 +71,22 @@ def document(notice: Notice, host: str) -> dict[str, Any]:
     }
 
 
+def card(notice: Notice, host: str) -> dict[str, Any]:
+    """The notice as a message with an Adaptive Card, as Workflows of Microsoft Teams take it."""
+    first, *paragraphs = text(notice, host).translate(_HARMLESS).strip().split("\n\n")
+    blocks = [{"type": "TextBlock", "text": first, "wrap": True, "weight": "bolder"}]
+    # A line end alone is none in a text block.
+    blocks += [{"type": "TextBlock", "text": part.replace("\n", "\n\n"), "wrap": True} for part in paragraphs]
+    content = {
+        "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
+        "type": "AdaptiveCard",
+        "version": "1.2",
+        "body": blocks,
+    }
+    kind = "application/vnd.microsoft.card.adaptive"
+    return {"type": "message", "attachments": [{"contentType": kind, "contentUrl": None, "content": content}]}
+
+
 def _kind(notice: Notice) -> str:
     changes = {line.change for line in notice.lines}
     if not changes:

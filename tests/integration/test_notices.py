@@ -22,7 +22,7 @@ from common.ledger import Ledger
 from common.ledger_reader import LedgerReader
 from common.presence import Presence, processes
 from common.settings import LoggingConfig
-from common.settings_console import MailSecurity
+from common.settings_console import MailSecurity, WebhookFormat
 from common.spool import Spool
 from console.activity import History
 from console.notices.channels import UndeliveredError
@@ -95,6 +95,26 @@ def test_a_notice_is_posted_as_json(tmp_path: Path, context: ssl.SSLContext) -> 
             }
         ],
     }
+
+
+def test_teams_gets_a_card() -> None:
+    """A message with one Adaptive Card: who and when, then each trouble with its advice; nothing commands the chat."""
+    with HookServer().running() as server:
+        url = f"http://127.0.0.1:{server.port}/x"
+        Webhook(NotifyConfig(webhook_url=url, webhook_format=WebhookFormat.TEAMS), "gw1").send(
+            notice("paused: <at>all</at>")
+        )
+    ((_, document),) = server.posted
+    assert document["type"] == "message"
+    (attachment,) = document["attachments"]
+    assert attachment["contentType"] == "application/vnd.microsoft.card.adaptive"
+    assert attachment["content"]["type"] == "AdaptiveCard"
+    assert {block["type"] for block in attachment["content"]["body"]} == {"TextBlock"}
+    assert all(block["wrap"] for block in attachment["content"]["body"])
+    assert [block["text"] for block in attachment["content"]["body"]] == [
+        "Stowgate on gw1, 2026-03-01 03:00:00 UTC",
+        "[error] paused: (at)all(/at)\n\nNothing is lost.\n\nSince 2026-03-01 02:55:00 UTC.",
+    ]
 
 
 def test_a_chat_is_not_commanded_by_an_archive() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from common import config
 from common.config import SETTINGS, Auth, Config, Level, LogFormat, Setting, Verify
 from common.errors import ConfigError
-from common.settings_console import MailSecurity
+from common.settings_console import MailSecurity, WebhookFormat
 from common.settings_texts import MASK
 from common.settings_types import Seconds, Size, UnfitError
 
@@ -88,6 +88,7 @@ DEFAULTS: dict[str, dict[str, object]] = {
     },
     "notify": {
         "webhook_url": "",
+        "webhook_format": WebhookFormat.JSON,
         "mail_server": "",
         "mail_port": 587,
         "mail_security": MailSecurity.STARTTLS,
