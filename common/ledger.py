@@ -7,19 +7,17 @@ directory is the truth and the ledger its account: nothing here decides whether 
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path
 
 from common.ledger_database import Database
 from common.ledger_decisions import record_discard, record_release
+from common.ledger_queries import LedgerQueries
 from common.ledger_rows import ENTER, INSTANCE_COLUMNS, RELEASE, SELECT, describes, entered_values, typed, writable
-from common.ledger_transfers import renew_transfers, transfers_under_way
+from common.ledger_transfers import renew_transfers
 from common.records import (
     Cause,
     Event,
-    EventRow,
     Outcome,
-    Owed,
     Receipt,
     Row,
     Sender,
@@ -32,10 +30,9 @@ from common.sop_instance import Instance
 
 _NOBODY = Sender("", "", "")
 _NOTHING_KNOWN = Instance("", "", "")
-_MAX_VARIABLES = 500  # SQLite takes 999 in the oldest builds
 
 
-class Ledger:
+class Ledger(LedgerQueries):
     """An open ledger.
 
     Args:
@@ -57,8 +54,7 @@ class Ledger:
         durable: bool = False,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._now = now
-        self._database = Database(path, busy_seconds, durable=durable)
+        super().__init__(Database(path, busy_seconds, durable=durable), now)
 
     def close(self) -> None:
         """Close the connection; the ledger is not usable afterwards."""
@@ -192,88 +188,6 @@ class Ledger:
         """Record that a person has quarantined files deleted, before they are."""
         with self._database.transaction() as connection:
             record_discard(connection, file_names, writable(detail), utc_text(self._now()))
-
-    # Reading
-
-    def rows(self, file_names: Iterable[str]) -> dict[str, Row]:
-        """The rows of the named files, by the name asked for; names without a row are left out."""
-        wanted = {ledger_name(name): name for name in file_names}
-        found: dict[str, Row] = {}
-        names = list(wanted)
-        with self._database.reading() as connection:
-            for start in range(0, len(names), _MAX_VARIABLES):
-                some = names[start : start + _MAX_VARIABLES]
-                marks = ",".join("?" * len(some))
-                for values in connection.execute(f"{SELECT} WHERE file_name IN ({marks})", some):
-                    row = typed(values)
-                    found[wanted[row.file_name]] = row
-        return found
-
-    def due_times(self, state: State) -> dict[str, str | None]:
-        """The file names (in the ledger's form) of all rows in a state, each with its `next_attempt_at`."""
-        with self._database.reading() as connection:
-            return dict(
-                connection.execute(
-                    "SELECT file_name, next_attempt_at FROM instances WHERE state = ? ORDER BY id", (state,)
-                )
-            )
-
-    def owed_names(self) -> set[str]:
-        """The names, in the ledger's form, of all rows in state incoming."""
-        with self._database.reading() as connection:
-            found = connection.execute("SELECT file_name FROM instances WHERE state = ?", (State.INCOMING,))
-            return set(chain.from_iterable(found))
-
-    def owed(self) -> dict[str, Owed]:
-        """What is known of the files of all rows in state incoming, by name in the ledger's form.
-
-        Equal values are one object: there may be a hundred thousand names, of a few studies.
-        """
-        shared: dict[tuple[str, ...], Owed] = {}
-        owed: dict[str, Owed] = {}
-        with self._database.reading() as connection:
-            for row in connection.execute(
-                "SELECT file_name, next_attempt_at, calling_ae_title, study_instance_uid FROM instances"
-                " WHERE state = ? ORDER BY id",
-                (State.INCOMING,),
-            ):
-                values = row[1:]
-                one = shared.get(values)
-                if one is None:
-                    one = shared[values] = Owed(*values)
-                owed[row[0]] = one
-        return owed
-
-    def transfers(self) -> dict[str, Transfer]:
-        """The requests that are under way for long, by the name of their first file.
-
-        One that its process has not renewed for a minute is left out: that process has died.
-        """
-        with self._database.reading() as connection:
-            return transfers_under_way(connection, self._now())
-
-    def latest(self, limit: int) -> list[Row]:
-        """The rows that were entered last, newest first."""
-        with self._database.reading() as connection:
-            return [typed(values) for values in connection.execute(f"{SELECT} ORDER BY id DESC LIMIT ?", (limit,))]
-
-    def counts(self) -> dict[State, int]:
-        """How many rows are in each state."""
-        with self._database.reading() as connection:
-            counted = dict(connection.execute("SELECT state, count(*) FROM instances GROUP BY state"))
-        return {state: counted.get(state, 0) for state in State}
-
-    def events(self, file_name: str) -> list[EventRow]:
-        """The history of one file, oldest first."""
-        with self._database.reading() as connection:
-            return [
-                EventRow(file_name, at, Event(event), http_status, cause, detail)
-                for at, event, http_status, cause, detail in connection.execute(
-                    "SELECT at, event, events.http_status, events.cause, detail"
-                    " FROM events JOIN instances ON instances.id = instance_id WHERE file_name = ? ORDER BY events.id",
-                    (ledger_name(file_name),),
-                )
-            ]
 
     # Inside one transaction
 
