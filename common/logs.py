@@ -103,6 +103,8 @@ def setup(config: LoggingConfig, process: str) -> None:
     logging.getLogger("pydicom").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
 
+    # What no line shows need not be asked for: each record would ask for it.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.raiseExceptions = False
     logging.captureWarnings(True)
     sys.excepthook = _log_uncaught
