@@ -1,8 +1,8 @@
 """R4 and R5 for everybody who waits: one fsync of incoming/ and one transaction for all renames before it.
 
-Whoever comes while nobody is at it leads: it commits itself and all who wait by then, then hands on to the first who
-came meanwhile. So an association alone never waits for another thread, and nobody waits longer than for the
-group under way and its own.
+Whoever comes while nobody is at it leads: it waits a moment for those who are about to come, commits itself and all
+who wait by then, then hands on to the first who came meanwhile. So an association alone never waits for another
+thread, and nobody waits longer than for the group under way, a moment, and its own.
 
 A flush that fails fails for every rename before it, those that were not waiting for it among them: the kernel takes the
 directory for written from then on, and the next flush finds nothing to do.
@@ -17,6 +17,9 @@ from common.errors import LedgerError, LedgerRowError
 from common.ledger import Ledger
 from common.records import Receipt
 from common.staging import Staging
+
+# The flush of a file of average size. A group of two costs half of what two groups cost.
+_MOMENT_SECONDS = 0.001
 
 
 class _Waiting:
@@ -47,6 +50,8 @@ class GroupCommit:
         self._lock = threading.Lock()
         self._waiting: list[_Waiting] = []
         self._led = False
+        self._expected = 0  # who are about to come
+        self._leader: _Waiting | None = None  # while it waits for them
         self._failed_flushes = 0
 
     @property
@@ -54,12 +59,23 @@ class GroupCommit:
         """How many flushes of incoming/ have failed so far; to be asked for before the rename."""
         return self._failed_flushes
 
-    def commit(self, receipt: Receipt, failed_flushes: int) -> None:
+    def expect(self) -> None:
+        """Say that an instance is about to be committed. Then it is, or `expect_no_more` takes it back."""
+        with self._lock:
+            self._expected += 1
+
+    def expect_no_more(self) -> None:
+        """Say that one that was expected will not be committed."""
+        with self._lock:
+            self._came_or_not()
+
+    def commit(self, receipt: Receipt, failed_flushes: int, *, expected: bool = False) -> None:
         """Make the rename durable and record it. When this returns, the instance may be acknowledged.
 
         Args:
             receipt: of the instance.
             failed_flushes: what the property of that name was before the rename.
+            expected: `expect` has said so.
 
         Raises:
             OSError: incoming/ cannot be flushed, or could not since the rename.
@@ -68,17 +84,32 @@ class GroupCommit:
         mine = _Waiting(receipt, failed_flushes)
         with self._lock:
             self._waiting.append(mine)
+            if expected:
+                self._came_or_not()
             mine.leads = not self._led
             self._led = True
         if not mine.leads:
             mine.wake.acquire()
         if mine.leads:
-            self._lead()
+            self._lead(mine)
         if mine.error is not None:
             raise mine.error
 
-    def _lead(self) -> None:
+    def _came_or_not(self) -> None:
+        """Count one less; `_lock` is held."""
+        self._expected -= 1
+        if not self._expected and self._leader is not None:
+            self._leader.wake.release()
+            self._leader = None
+
+    def _lead(self, mine: _Waiting) -> None:
         with self._lock:
+            waits = self._expected > 0
+            self._leader = mine if waits else None
+        if waits:
+            mine.wake.acquire(timeout=_MOMENT_SECONDS)
+        with self._lock:
+            self._leader = None
             group, self._waiting = self._waiting, []
         try:
             self._commit_group(group)

@@ -20,6 +20,7 @@ from receiver.files_ahead import FilesAhead
 from receiver.group_commit import GroupCommit
 
 _CHECK_ROOM_EVERY = 64 * 1024 * 1024  # bytes
+_SOON_FLUSHED = 4 * 1024 * 1024  # bytes; nobody waits for what takes longer to flush
 _HEAD = 32 * 1024  # bytes of the dataset that are kept to read its identity from
 
 
@@ -99,6 +100,7 @@ class Reception:
         self._sop_class_uid, self._sop_instance_uid, self._transfer_syntax_uid = uids
         self._staged = staged
         self._over = False
+        self._expected = False
         self._check_room_at = _CHECK_ROOM_EVERY
         header = part10_header(*uids)
         self._dataset_at = len(header)
@@ -138,13 +140,18 @@ class Reception:
             OSError: it cannot be made durable.
         """
         staged = self._staged
+        if staged.size_bytes <= _SOON_FLUSHED:
+            self._expected = True
+            self._commits.expect()
         try:
             staged.begin_flush()
             instance = self._identify()
             staged.sync()
             failed_flushes = self._commits.failed_flushes
             staged.rename()
-            self._commits.commit(Receipt(staged.name, instance, sender, staged.size_bytes), failed_flushes)
+            expected, self._expected = self._expected, False
+            receipt = Receipt(staged.name, instance, sender, staged.size_bytes)
+            self._commits.commit(receipt, failed_flushes, expected=expected)
         except BaseException:
             self.discard()
             raise
@@ -158,6 +165,8 @@ class Reception:
         """Withdraw the instance: it was not acknowledged, the sender still has it. Nothing, once it is committed."""
         if not self._over:
             self._over = True
+            if self._expected:
+                self._commits.expect_no_more()
             self._staged.withdraw()
 
     def __enter__(self) -> Self:

@@ -49,8 +49,7 @@ MUTANTS = (
     Mutant(
         "the answer does not wait for R4 and R5",
         "receiver/intake.py",
-        "            self._commits.commit(Receipt(staged.name, instance, sender, staged.size_bytes), failed_flushes)\n",
-        "            receipt = Receipt(staged.name, instance, sender, staged.size_bytes)\n"
+        "            self._commits.commit(receipt, failed_flushes, expected=expected)\n",
         "            commit, arguments = self._commits.commit, (receipt, failed_flushes)\n"
         "            __import__('threading').Thread(target=commit, args=arguments).start()\n",
         (CRASH_R,),

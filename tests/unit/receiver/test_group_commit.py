@@ -12,6 +12,7 @@ from common.instance import Instance
 from common.ledger import Ledger
 from common.records import Receipt, Sender
 from common.staging import Staging
+from receiver import group_commit
 from receiver.group_commit import GroupCommit
 from support.pipeline import wait_for
 
@@ -109,6 +110,62 @@ def test_nobody_returns_before_the_row_is_recorded() -> None:
     crowd.run(lambda: seen.append(list(crowd.book.recorded)))
     assert seen == [[]]
     assert crowd.book.recorded == ["a", "b", "c"]
+
+
+class Expecting:
+    """One association that leads, and another that is expected meanwhile; their moment lasts as long as it must."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, moment_seconds: float = 60) -> None:
+        monkeypatch.setattr(group_commit, "_MOMENT_SECONDS", moment_seconds)
+        self.crowd = Crowd([])
+        self.commits = self.crowd.commits
+        self.crowd.staging.go.release(10)
+        self.pool = ThreadPoolExecutor(2)
+        self.commits.expect()
+        self.first = self.pool.submit(self.commits.commit, receipt("a"), 0)
+
+    def leader_waits(self) -> bool:
+        """Tell whether it does."""
+        return self.commits._leader is not None
+
+
+def test_a_leader_waits_for_who_is_about_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And commits both together as soon as it is there."""
+    expecting = Expecting(monkeypatch)
+    wait_for(expecting.leader_waits)
+    assert expecting.crowd.staging.begun == 0
+    expecting.pool.submit(expecting.commits.commit, receipt("b"), 0, expected=True).result(10)
+    expecting.first.result(10)
+    assert (expecting.crowd.staging.begun, expecting.crowd.book.asked) == (1, [["a", "b"]])
+
+
+def test_a_leader_does_not_wait_for_who_will_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An instance that turned out to be refused is taken back."""
+    expecting = Expecting(monkeypatch)
+    wait_for(expecting.leader_waits)
+    expecting.commits.expect_no_more()
+    expecting.first.result(10)
+    assert expecting.crowd.book.asked == [["a"]]
+
+
+def test_a_leader_waits_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes later has a group of its own."""
+    expecting = Expecting(monkeypatch, moment_seconds=0.01)
+    expecting.first.result(10)
+    expecting.commits.commit(receipt("b"), 0, expected=True)
+    assert expecting.crowd.book.asked == [["a"], ["b"]]
+
+
+def test_who_is_expected_does_not_wait_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor for anybody who was expected and has come."""
+    monkeypatch.setattr(group_commit, "_MOMENT_SECONDS", 60)
+    crowd = Crowd([])
+    crowd.staging.go.release(2)
+    with ThreadPoolExecutor(1) as pool:
+        for name in "ab":
+            crowd.commits.expect()
+            pool.submit(crowd.commits.commit, receipt(name), 0, expected=True).result(10)
+    assert crowd.book.asked == [["a"], ["b"]]
 
 
 def test_a_flush_that_fails_fails_for_all_who_shared_it() -> None:

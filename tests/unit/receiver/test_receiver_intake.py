@@ -117,6 +117,28 @@ def test_the_order_is_the_guarantee(
     assert steps == ["sync", "rename", "sync_incoming", "received", "close"]
 
 
+@pytest.mark.parametrize("soon_flushed", [10, 10_000])
+def test_others_wait_for_what_is_soon_flushed_only(
+    intake: Intake, monkeypatch: pytest.MonkeyPatch, soon_flushed: int
+) -> None:
+    """A large one is not announced to who commits meanwhile; what is, comes, or is taken back."""
+    monkeypatch.setattr(intake_module, "_SOON_FLUSHED", soon_flushed)
+    announced = []
+    sync = staging.Staged.sync
+
+    def look(staged: staging.Staged) -> None:
+        announced.append(intake._commits._expected)
+        sync(staged)
+
+    monkeypatch.setattr(staging.Staged, "sync", look)
+    take(intake, encoded())
+    assert announced == [int(soon_flushed > 10)]
+    assert intake._commits._expected == 0
+    with pytest.raises(Refusal):
+        take(intake, encoded(SOPInstanceUID="1.2.3.5"))
+    assert intake._commits._expected == 0
+
+
 def test_no_uploader_can_have_it_before_its_row(intake: Intake, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the rename and the row the file is claimed."""
     seen = []
@@ -160,6 +182,7 @@ def test_a_failure_in_any_step_leaves_nothing(  # noqa: PLR0917 - fixtures and a
         with pytest.raises(type(error)) as caught:
             take(intake, encoded())
         assert caught.value is error
+    assert intake._commits._expected == 0
     assert nothing_is_left(spool, ledger)
     assert open_files_of(spool) == []
     take(intake, encoded())
