@@ -32,7 +32,6 @@ ACKNOWLEDGED = Leaves(staging=0, incoming=1, state="incoming", acknowledged=True
 LEAVES = {
     "R1 the file is there, unclaimed": IN_STAGING,
     "R1 the file is claimed": IN_STAGING,
-    "R1 the header is written": IN_STAGING,
     "R1 half the dataset is written": IN_STAGING,
     "R1 the dataset is written": IN_STAGING,
     "R2 the file is flushed": IN_STAGING,

@@ -29,9 +29,9 @@ def log_of_ledger(pipeline: Pipeline) -> Path:
 
 
 FAULTS: dict[str, tuple[str, Callable[[Pipeline], Path]]] = {
-    "write, no space": ("write:error=ENOSPC:when=1", staged_file),
-    "write, over quota": ("write:error=EDQUOT:when=2", staged_file),
-    "write, I/O": ("write:error=EIO:when=3", staged_file),
+    "write, no space": ("writev:error=ENOSPC:when=1", staged_file),
+    "write, over quota": ("writev:error=EDQUOT:when=2", staged_file),
+    "write, I/O": ("writev:error=EIO:when=3", staged_file),
     "begun write-back, I/O": ("sync_file_range:error=EIO:when=1", staged_file),
     "fsync of the file, I/O": ("fsync:error=EIO:when=1", staged_file),
     "fsync of the file, no space": ("fsync:error=ENOSPC:when=1", staged_file),

@@ -31,7 +31,7 @@ from unittest import mock
 
 _REAL = {
     name: getattr(os, name)
-    for name in ("open", "close", "dup", "write", "fsync", "fdatasync", "rename", "unlink", "link")
+    for name in ("open", "close", "dup", "write", "writev", "fsync", "fdatasync", "rename", "unlink", "link")
 }
 _REAL_FLOCK, _REAL_CONNECT = fcntl.flock, sqlite3.connect
 _LedgerBytes = tuple[bytes, bytes]  # of the database and of its log
@@ -440,6 +440,9 @@ class CrashDisk:
             raise
         written: int = _REAL["write"](number, data)
         return written
+
+    def _writev(self, number: int, pieces: Any) -> int:
+        return self._write(number, b"".join(pieces))
 
     def _fsync(self, number: int) -> None:
         if self.process is None:

@@ -389,7 +389,7 @@ def _receive(life: Gateway) -> None:
 
 
 def _receive_together(life: Gateway) -> None:
-    life.receive_together([life.next_uid() for _ in range(2)], when=5)
+    life.receive_together([life.next_uid() for _ in range(2)], when=4)
 
 
 def _deliver(life: Gateway) -> None:

@@ -23,7 +23,6 @@ RECEIVER = (
     "start: staging/ is swept in part",
     "R1 the file is there, unclaimed",
     "R1 the file is claimed",
-    "R1 the header is written",
     "R1 half the dataset is written",
     "R1 the dataset is written",
     "R2 the file is flushed",
@@ -71,7 +70,7 @@ UPLOADER = (
     "removed: the row is committed",
 )
 _REFUSED = "R5 the row was refused, the file is not withdrawn"
-_HALF = 30_000  # bytes; a test sends more
+_HALF = 30_000  # bytes, of which a file is written at once; a test sends more
 
 
 def of_receiver(crash: Crash) -> None:
@@ -95,8 +94,8 @@ def of_receiver(crash: Crash) -> None:
         before=lambda *_: "R1 the file is there, unclaimed" if crash.inside("Staging.open") else None,
     )
     crash.around(staging.Staging, "open", after="R1 the file is claimed")
-    crash.around(Reception, "__init__", after="R1 the header is written")
-    crash.around(Reception, "write", after=lambda it, _: "R1 half the dataset is written" if _is_half(it) else None)
+    staging._BLOCK = _HALF
+    crash.around(staging.Staged, "_put", after="R1 half the dataset is written")
     crash.around(Reception, "commit", before="R1 the dataset is written")
     crash.around(staging.Staged, "sync", after="R2 the file is flushed")
     crash.around(staging.Staged, "rename", after="R3 the file is renamed")
@@ -206,10 +205,6 @@ def _of_start(crash: Crash) -> None:
 
 def _of_probe(crash: Crash, how: int, without_waiting: int) -> str | None:
     return START[0] if crash.inside("Spool.prepare") and how & without_waiting else None
-
-
-def _is_half(reception: Any) -> bool:
-    return bool(reception._staged.size_bytes > _HALF)
 
 
 def _of_request(body: Any, *_: int) -> str:

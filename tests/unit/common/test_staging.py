@@ -22,6 +22,7 @@ from pathlib import Path
 from common.spool import Spool
 staged = Spool(Path(sys.argv[1])).staging.open()
 staged.write(b"first half")
+staged.begin_flush()
 print(staged.name, flush=True)
 sys.stdin.read()
 """
@@ -44,6 +45,7 @@ def contents(spool: Spool) -> dict[str, list[str]]:
 def test_a_received_file_ends_in_incoming_with_its_bytes(spool: Spool) -> None:
     """Write, sync, rename, sync the directory, close: the file lies in incoming/ under a name of ours, mode 0600."""
     staged = spool.staging.open()
+    staged.write(b"")
     staged.write(b"one ")
     staged.write(bytearray(b"two "))
     staged.write(memoryview(b"_three_")[1:-1])
@@ -118,6 +120,7 @@ def test_no_uploader_can_have_a_file_before_it_is_closed(spool: Spool) -> None:
     """From the rename until the close, when its ledger row is committed, the file is in sight and busy."""
     staged = spool.staging.open()
     staged.write(b"bytes")
+    staged.sync()
     staged.rename()
     assert [found.name for found in spool.scan()] == [staged.name]
     with pytest.raises(Busy):
@@ -136,6 +139,16 @@ def test_a_reader_sees_what_was_written_so_far(spool: Spool) -> None:
     staged.withdraw()
 
 
+def test_a_file_gets_no_name_without_its_last_bytes(spool: Spool) -> None:
+    """What was not written yet would be missing under the final name."""
+    staged = spool.staging.open()
+    staged.write(b"bytes")
+    with pytest.raises(AssertionError, match="flushed"):
+        staged.rename()
+    staged.withdraw()
+    assert contents(spool) == {"staging": [], "incoming": []}
+
+
 def test_two_files_have_two_names(spool: Spool) -> None:
     """Names come from chance, and both files are there at once."""
     first, second = spool.staging.open(), spool.staging.open()
@@ -148,13 +161,44 @@ def test_two_files_have_two_names(spool: Spool) -> None:
 def test_a_partial_write_is_continued(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the kernel takes fewer bytes than it was given, the rest follows."""
     write = os.write
+    monkeypatch.setattr(staging, "_BLOCK", 16)
     monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:3]))
+    for taken in (1, 4, 7, 16):
+        monkeypatch.setattr(os, "writev", lambda fd, pieces, taken=taken: write(fd, b"".join(pieces)[:taken]))
+        staged = spool.staging.open()
+        staged.write(b"0123")
+        staged.write(b"456789abcdefghij")
+        with staged.reader(0) as reader:
+            assert reader.read() == b"0123456789abcdefghij"
+        assert staged.size_bytes == 20
+        staged.withdraw()
+
+
+@pytest.mark.parametrize("fragment", [1, 7, 16, 31, 100, 1000])
+def test_a_file_is_written_in_whole_blocks(spool: Spool, monkeypatch: pytest.MonkeyPatch, fragment: int) -> None:
+    """Whatever it comes in: each write but the last ends at a block, and the last is made before the flush."""
+    monkeypatch.setattr(staging, "_BLOCK", 64)
+    content = bytes(range(256)) * 4
+    writev = os.writev
+    lengths: list[int] = []
+
+    def note(fd: int, pieces: tuple[bytes, bytes]) -> int:
+        lengths.append(sum(map(len, pieces)))
+        return writev(fd, pieces)
+
+    monkeypatch.setattr(os, "writev", note)
     staged = spool.staging.open()
-    staged.write(b"0123456789")
-    with staged.reader(0) as reader:
-        assert reader.read() == b"0123456789"
-    assert staged.size_bytes == 10
-    staged.withdraw()
+    staged.write(b"header")
+    for at in range(0, len(content), fragment):
+        staged.write(memoryview(content)[at : at + fragment])
+    *whole, last = lengths
+    assert not any(length % 64 for length in [*whole, last])
+    staged.sync()
+    staged.rename()
+    assert staged.size_bytes == len(content) + 6 == sum(lengths)
+    assert len(lengths) == len(whole) + 2
+    assert (spool.incoming / staged.name).read_bytes() == b"header" + content
+    staged.close()
 
 
 def test_a_full_disk_reaches_the_caller(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,9 +208,9 @@ def test_a_full_disk_reaches_the_caller(spool: Spool, monkeypatch: pytest.Monkey
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "write", full)
+    monkeypatch.setattr(os, "writev", full)
     with pytest.raises(OSError, match="No space left"):
-        staged.write(b"bytes")
+        staged.write(bytes(1_000_000))
     staged.withdraw()
     assert contents(spool) == {"staging": [], "incoming": []}
 
@@ -265,6 +309,7 @@ def test_sweep_leaves_our_own_files(spool: Spool) -> None:
     staged = spool.staging.open()
     assert spool.staging.sweep() == 0
     staged.write(b"bytes")
+    staged.sync()
     staged.rename()
     staged.close()
     assert contents(spool) == {"staging": [], "incoming": [staged.name]}
@@ -306,6 +351,7 @@ def test_a_sweep_between_open_and_claim_costs_no_instance(
     for fd in sweeper:
         os.close(fd)
     staged.write(b"bytes")
+    staged.sync()
     staged.rename()
     staged.close()
     assert (spool.incoming / staged.name).read_bytes() == b"bytes"
@@ -315,6 +361,7 @@ def test_a_sweep_that_is_late_removes_nothing_from_incoming(spool: Spool, monkey
     """A file that its receiver finishes while the sweep has it open is safe: the sweep knows it by its old name."""
     staged = spool.staging.open()
     staged.write(b"bytes")
+    staged.sync()
     flock = fcntl.flock
 
     def finish_first(fd: int, operation: int) -> None:

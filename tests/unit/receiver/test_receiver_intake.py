@@ -189,13 +189,15 @@ def test_a_failure_in_any_step_leaves_nothing(  # noqa: PLR0917 - fixtures and a
     assert len(os.listdir(spool.incoming)) == 1
 
 
-def test_a_failing_header_leaves_nothing(
+def test_a_failing_write_leaves_nothing(
     intake: Intake, spool: Spool, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that is full at the very first byte."""
-    monkeypatch.setattr(os, "write", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    """A disk that is full at the very first byte, which is written with the last one of a small instance."""
+    monkeypatch.setattr(os, "writev", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
     with pytest.raises(OSError, match="full"):
-        intake.begin(CT, UID, EXPLICIT)
+        take(intake, encoded())
+    with intake.begin(CT, UID, EXPLICIT) as reception, pytest.raises(OSError, match="full"):
+        reception.write(bytes(1_000_000))
     monkeypatch.undo()
     assert nothing_is_left(spool, ledger)
 

@@ -189,6 +189,7 @@ class Gateway:
             content = aside.read_bytes()
             staged = self.spool.staging.open()
             staged.write(content)
+            staged.sync()
             staged.rename()
             instance = read_part10(io.BytesIO(content), len(content))
             self.ledger.received(Receipt(staged.name, instance, SENDER, len(content)))
