@@ -10,17 +10,19 @@ from bench.archives import Link, NullArchive, link_rate
 from bench.measuring import OURS, Bench, Measure, Row, Shared, Target, even_out
 from bench.null_archive import Stored
 from bench.peers import BenchError
-from bench.uploading import Uploader, fill
+from bench.uploading import LeastUploader, Uploader, fill
 
 CURL = "curl"
 SENDFILE = "sendfile"
 DICOMWEB = "dicomweb-client"
+FLOOR = "floor"
 LINK = "link"
 FIRST = "stowgate, first ones"
 ABSENCES: Mapping[str, Callable[[], str | None]] = {
     CURL: posting.curl_missing,
     DICOMWEB: posting.dicomweb_client_missing,
     SENDFILE: lambda: None,
+    FLOOR: lambda: None,
 }
 BATCH = 50
 """Instances in a request: the uploader's default."""
@@ -38,9 +40,11 @@ def absence(peer: str, row: Row) -> str | None:
     return ABSENCES[peer]() if peer in ABSENCES else None
 
 
-def uploaded(bench: Bench, sample: samples.Sample, count: int, url: str) -> tuple[float, float]:
+def uploaded(
+    bench: Bench, sample: samples.Sample, count: int, url: str, kind: type[Uploader] = Uploader
+) -> tuple[float, float]:
     """Have our uploader deliver; seconds from the start of its work to the last deletion, and its peak memory in MB."""
-    uploader = Uploader(bench.folder(), url)
+    uploader = kind(bench.folder(), url)
     fill(bench, uploader.spool, sample, count)
     even_out(0)
     with uploader:
@@ -102,9 +106,9 @@ def _delivered(kind: str) -> Measure:
     def measure(bench: Bench, peer: str, count: int) -> float:
         if peer == DICOMWEB:
             return _CLIENT.rate(bench, kind, count)
-        if peer == OURS:
+        if peer in {OURS, FLOOR}:
             with NullArchive(bench.folder(), instance_bytes=sample.file_bytes) as archive:
-                seconds, _ = uploaded(bench, sample, count, archive.url)
+                seconds, _ = uploaded(bench, sample, count, archive.url, LeastUploader if peer == FLOOR else Uploader)
                 archive.check(count)
             return count / seconds
         return count / _post(bench, peer, bench.library.bodies(kind, sample, count, BATCH), sample, count)
@@ -234,12 +238,12 @@ _PER_SECOND = "instances/s"
 ROWS = (
     Row(
         "ct", "CT from incoming/ into a null archive", _PER_SECOND,
-        _delivered("ct"), 3000, (OURS, CURL, DICOMWEB, SENDFILE), (Target(CURL, 0.35), Target(DICOMWEB, 5)),
+        _delivered("ct"), 3000, (OURS, CURL, DICOMWEB, SENDFILE, FLOOR), (Target(CURL, 0.35), Target(DICOMWEB, 5)),
         {DICOMWEB: 0.15},
     ),
     Row(
         "small", "15 kB from incoming/ into a null archive", _PER_SECOND,
-        _delivered("small"), 20_000, (OURS, CURL, DICOMWEB, SENDFILE), (Target(CURL, 0.15), Target(DICOMWEB, 5)),
+        _delivered("small"), 20_000, (OURS, CURL, DICOMWEB, SENDFILE, FLOOR), (Target(CURL, 0.15), Target(DICOMWEB, 5)),
         {DICOMWEB: 0.05},
     ),
     Row(

@@ -15,8 +15,12 @@ import threading
 import uuid
 from pathlib import Path
 
+from common.part10 import part10_header
+
 _HEADER = struct.Struct(">BxII")  # of a PDU, and the length of its first PDV; an A-RELEASE-RQ is just as long
 _MAX_PDU = 131072
+# One for all: who reads the files goes by the dataset.
+_FILE_HEADER = part10_header("1.2.840.10008.5.1.4.1.1.2", "1.2.3", "1.2.840.10008.1.2.1")
 _MESSAGE_ID = struct.pack("<HHI", 0, 0x0110, 2)
 
 
@@ -70,7 +74,9 @@ class Keeping:
                 self._name = uuid.uuid4().hex
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
                 self._fd = os.open(f"{self._folder}/staging/{self._name}", flags, 0o600)
-            os.write(self._fd, fragment)
+                os.writev(self._fd, (_FILE_HEADER, fragment))
+            else:
+                os.write(self._fd, fragment)
 
     def end(self) -> None:
         """Make what was written durable under a name of its own."""

@@ -13,10 +13,10 @@ from bench.archives import (
     OrthancToPeer,
     StoreScpExec,
 )
-from bench.deliver_rows import BATCH, CURL
+from bench.deliver_rows import BATCH, CURL, FLOOR
 from bench.measuring import OURS, Bench, Measure, Row, Shared, Target, even_out, percentile
-from bench.peers import BenchError, Stowgate
-from bench.uploading import Uploader, fill
+from bench.peers import BenchError, Floor, Stowgate
+from bench.uploading import LeastUploader, Uploader, fill
 
 PER_INSTANCE = "orthanc-instances"
 STABLE = "orthanc-studies"
@@ -28,7 +28,7 @@ _FORWARDERS: Mapping[str, type[ForwardingOrthanc | StoreScpExec]] = {
     STABLE: OrthancStableStudies,
     EXEC: StoreScpExec,
 }
-PEERS = (CURL, *_FORWARDERS)
+PEERS = (CURL, FLOOR, *_FORWARDERS)
 _SAMPLES = {"ct": samples.CT, "small": samples.SMALL}
 _WARMING = range(800_000_000, 800_000_010)
 _LOOK_SECONDS = 0.1
@@ -100,7 +100,7 @@ def _waiting(kind: str) -> Measure:
         with DicomWebOrthanc(bench.folder(), nodelay=True) as archive:
             if peer == CURL:
                 return count / _by_curl(bench, archive, kind, count)
-            uploader = Uploader(bench.folder(), archive.url)
+            uploader = (LeastUploader if peer == FLOOR else Uploader)(bench.folder(), archive.url)
             fill(bench, uploader.spool, sample, count)
             _ready(archive, archive.port, count * sample.file_bytes)
             with uploader:
@@ -118,24 +118,34 @@ def _arriving(kind: str) -> Measure:
         with DicomWebOrthanc(bench.folder(), nodelay=True) as archive:
             if peer == CURL:
                 return count / _by_curl(bench, archive, kind, count)
-            forward = _by_stowgate if peer == OURS else _by_forwarder(peer)
+            forward = _by_pipeline(peer) if peer in {OURS, FLOOR} else _by_forwarder(peer)
             return count / forward(bench, archive, kind, count)
 
     return measure
 
 
-def _by_stowgate(bench: Bench, archive: DicomWebOrthanc, kind: str, count: int) -> float:
-    """Seconds from the first instance that dcmsend sends to our last deletion, receiver and uploader at work."""
-    files = bench.library.files(kind, _SAMPLES[kind], count)
-    with (
-        Stowgate(bench.folder(), nodelay=True) as receiver,
-        Uploader(bench.folder(), archive.url, spool=receiver.folder / "spool") as uploader,
-    ):
-        _ready(archive, receiver.port, 2 * count * _SAMPLES[kind].file_bytes)
-        sending = senders.send(receiver.port, files, bench.scratch, nodelay=True)
-        ended = uploader.wait_until_empty()
-    _check(archive, count)
-    return ended - sending.begun
+def _by_pipeline(peer: str) -> Callable[[Bench, DicomWebOrthanc, str, int], float]:
+    """Seconds from the first instance that dcmsend sends to the last deletion, receiver and uploader at work.
+
+    They are ours, or those that do the least that they must.
+    """
+
+    def forward(bench: Bench, archive: DicomWebOrthanc, kind: str, count: int) -> float:
+        files = bench.library.files(kind, _SAMPLES[kind], count)
+        with (Floor if peer == FLOOR else Stowgate)(bench.folder(), nodelay=True) as receiver:
+            uploader = (
+                LeastUploader(bench.folder(), archive.url, incoming=receiver.folder / "store")
+                if peer == FLOOR
+                else Uploader(bench.folder(), archive.url, spool=receiver.folder / "spool")
+            )
+            with uploader:
+                _ready(archive, receiver.port, 2 * count * _SAMPLES[kind].file_bytes)
+                sending = senders.send(receiver.port, files, bench.scratch, nodelay=True)
+                ended = uploader.wait_until_empty()
+        _check(archive, count)
+        return ended - sending.begun
+
+    return forward
 
 
 def _by_forwarder(peer: str) -> Callable[[Bench, DicomWebOrthanc, str, int], float]:
@@ -185,11 +195,11 @@ _SHARE = {PER_INSTANCE: 0.04, TO_PEER: 0.5, STABLE: 0.5, EXEC: 0.5}
 ROWS = (
     Row(
         "ct-waiting", "CT waiting in incoming/, to Orthanc", _PER_SECOND,
-        _waiting("ct"), 800, (OURS, CURL), (Target(CURL, 0.9),),
+        _waiting("ct"), 800, (OURS, CURL, FLOOR), (Target(CURL, 0.9),),
     ),
     Row(
         "small-waiting", "15 kB waiting in incoming/, to Orthanc", _PER_SECOND,
-        _waiting("small"), 3000, (OURS, CURL), (Target(CURL, 0.9),),
+        _waiting("small"), 3000, (OURS, CURL, FLOOR), (Target(CURL, 0.9),),
     ),
     Row(
         "ct", "CT, dcmsend to Orthanc", _PER_SECOND,

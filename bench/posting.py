@@ -107,18 +107,23 @@ def _sendfile(url: str, bodies: Sequence[Path]) -> None:
                 head += f"Content-Type: {CONTENT_TYPE}\r\nContent-Length: {size}\r\n\r\n"
                 connection.sendall(head.encode())
                 connection.sendfile(file)
-            _read_answer(connection)
+            read_answer(connection)
 
 
-def _read_answer(connection: socket.socket) -> None:
+def read_answer(connection: socket.socket) -> None:
+    """Read an answer with a Content-Length.
+
+    Raises:
+        BenchError: it is none, or not 200.
+    """
     answer = b""
     while b"\r\n\r\n" not in answer:
         if not (part := connection.recv(65536)):
-            raise BenchError("sendfile: the server closed the connection")
+            raise BenchError("the server closed the connection")
         answer += part
     head, _, body = answer.partition(b"\r\n\r\n")
     if not head.startswith(b"HTTP/1.1 200 "):
-        raise BenchError(f"sendfile: expected 200, found {head[:40]!r}")
+        raise BenchError(f"expected 200, found {head[:40]!r}")
     left = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]) - len(body)
     while left > 0:
         left -= len(connection.recv(left))

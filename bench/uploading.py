@@ -62,15 +62,22 @@ class Uploader(Peer):
         folder: for the log, and for the spool if that is nowhere else.
         url: root of the DICOMweb service that it delivers to.
         spool: the spool directory.
+        incoming: the folder of the files, if it is another one.
         settings: of the section [uploader], beside the defaults.
     """
 
     def __init__(
-        self, folder: Path, url: str, *, spool: Path | None = None, settings: Mapping[str, object] | None = None
+        self,
+        folder: Path,
+        url: str,
+        *,
+        spool: Path | None = None,
+        incoming: Path | None = None,
+        settings: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(folder, nodelay=False)
         self.spool = spool or folder / "spool"
-        self.incoming = self.spool / "incoming"
+        self.incoming = incoming or self.spool / "incoming"
         self._url = url
         self._settings = settings or {}
 
@@ -115,6 +122,22 @@ class Uploader(Peer):
 
     def _begun_line(self) -> str | None:
         return next((line for line in self.log().splitlines() if " uploader INFO delivering " in line), None)
+
+
+class LeastUploader(Uploader):
+    """What does the least that an uploader must do, in four threads (`bench.least_sender`)."""
+
+    def command(self) -> list[str]:
+        """How it is started."""
+        return [sys.executable, "-m", "bench.least_sender", self._url, str(self.incoming)]
+
+    def is_ready(self) -> bool:
+        """Tell whether it has said when it began."""
+        return self.log().endswith("\n")
+
+    def begun(self) -> float:
+        """When it said so, seconds of the system's clock."""
+        return float(self.log().splitlines()[0])
 
 
 def moment_of(line: str) -> float:
