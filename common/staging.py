@@ -16,10 +16,10 @@ from typing import BinaryIO
 from common.directory import HeldDirectory
 from common.writeback import start_writing
 
-# bytes. Filesystems keep a file in pieces of memory as large as the aligned writes that made it: 500 kB in writes of
-# 16 kB, behind a header that aligns with nothing, cost twice the processor time of writes that end at these blocks.
-_BLOCK = 128 * 1024
-_WRITE_AT_ONCE = 4 * 1024 * 1024  # bytes; less is left for one write at the end
+# Filesystems keep a file in pieces of memory as large as the aligned writes that made it: 500 kB in writes of 16 kB,
+# behind a header that aligns with nothing, cost twice the processor time of writes that end at these blocks.
+_BLOCK = 128 * 1024  # bytes
+_WRITE_AT_ONCE = 4 * 1024 * 1024  # bytes; the disk begins with less when the file is whole
 
 
 class Staging:
