@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pynetdicom import AE, _config
 from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext, build_context
 
 from common.config import ReceiverConfig
@@ -23,6 +24,7 @@ from common.part10 import read_part10
 VERIFICATION = "1.2.840.10008.1.1"
 MOST_CONTEXTS = 128  # presentation contexts of an association (PS3.8 9.3.2.2: odd IDs up to 255)
 
+_REJECTED = frozenset((1, 2))  # for good, for now (PS3.8 Table 9-21)
 _WORDS = {
     0x0000: "stored",
     0x0117: "refused: invalid SOP Instance UID",
@@ -171,8 +173,9 @@ def _accepted_title(config: ReceiverConfig) -> str:
 
 def _failure(config: ReceiverConfig, association: Association) -> PeerError:
     where = f"{address(config)} port {config.port}"
-    answer = association.acceptor.primitive
-    if association.is_rejected and answer is not None:
+    # pynetdicom takes a rejection that comes at once for a connection that is refused, and leaves it where it was.
+    answer = association.acceptor.primitive or association.dul.receive_pdu()
+    if isinstance(answer, A_ASSOCIATE) and answer.result in _REJECTED:
         return PeerError(
             f"the receiver at {where} rejected the association: {answer.reason_str} ({answer.result},"
             f" {answer.result_source}, {answer.diagnostic})",
