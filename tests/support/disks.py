@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -56,11 +57,17 @@ class SmallDisk:
         """For the length of a with block, whoever comes by a path finds it read-only (EROFS).
 
         A filesystem with files open for writing is not remounted read-only (EBUSY), but by its own decision. So a
-        read-only mount of the same files lies over it meanwhile; what is open stays as it is.
+        read-only mount of the same files lies over it meanwhile; what is open stays as it is. It is made read-only
+        beside it first: where it lies already, somebody may open a file for writing before it is (EBUSY again).
         """
-        subprocess.run(["mount", "--bind", self.path, self.path], check=True)
+        with tempfile.TemporaryDirectory() as beside:
+            subprocess.run(["mount", "--bind", self.path, beside], check=True)
+            try:
+                subprocess.run(["mount", "-o", "remount,bind,ro", beside], check=True)
+                subprocess.run(["mount", "--bind", beside, self.path], check=True)
+            finally:
+                subprocess.run(["umount", beside], check=True)
         try:
-            subprocess.run(["mount", "-o", "remount,bind,ro", self.path], check=True)
             yield
         finally:
             subprocess.run(["umount", "--lazy", self.path], check=True)
