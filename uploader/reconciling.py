@@ -121,8 +121,10 @@ class Reconciling:
             log.error("a folder in incoming cannot be read, its files wait", folder=logs.file_label(name), error=error)
 
     def _see(self, survey: Survey, owed: dict[str, Owed], monotonic: float) -> None:
+        """Tell the backlog, in the order in which they came: so they go, and lie together on disk and in the ledger."""
         self._backlog.keep_only(survey.names)
-        for one in survey.found:
+        came = {name: number for number, name in enumerate(owed)}
+        for one in sorted(survey.found, key=lambda one: came.get(ledger_name(one.name), len(came))):
             known = owed.get(ledger_name(one.name))
             due = known.next_attempt_at if known else None
             self._backlog.see(

@@ -141,8 +141,8 @@ MUTANTS = (
     Mutant(
         "the scan does not bring in a file without a row",
         "uploader/reconciling.py",
-        "        for one in survey.found:\n            known = owed.get(ledger_name(one.name))\n",
-        "        for one in survey.found:\n            known = owed.get(ledger_name(one.name))\n"
+        "            known = owed.get(ledger_name(one.name))\n",
+        "            known = owed.get(ledger_name(one.name))\n"
         "            if known is None and len(one.name) == 36:\n                continue\n",
         ("tests/unit/uploader/test_reconciling.py",),
     ),

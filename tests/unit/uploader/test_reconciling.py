@@ -203,6 +203,16 @@ def test_the_scan_tells_where_files_belong(gateway: Gateway, scanning: Reconcili
     }
 
 
+def test_what_waited_stands_in_the_order_in_which_it_came(gateway: Gateway, scanning: Reconciling) -> None:
+    """By the ledger, since a folder is listed in no order; what has no row comes last."""
+    gateway.drop(1)
+    uids = gateway.receive(40)
+    scanning.scan(0.0)
+    came = [gateway.rows()[uid].file_name for uid in uids]
+    assert list(gateway.backlog.names()) == [*came, "0.dcm"]
+    assert [entry.name for entry in gateway.backlog.take(100, 1 << 30)] == came
+
+
 def test_a_file_that_was_adopted_belongs_to_its_study(gateway: Gateway, scanning: Reconciling) -> None:
     """When the ledger knows a dropped file, what it says counts; the folder still tells the source."""
     uid = make_instance(gateway.spool.incoming / "cd" / "1.dcm")
