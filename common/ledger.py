@@ -13,6 +13,7 @@ from common.ledger_database import Database
 from common.ledger_decisions import record_discard, record_release
 from common.ledger_queries import LedgerQueries
 from common.ledger_rows import ENTER, INSTANCE_COLUMNS, RELEASE, SELECT, describes, entered_values, typed, writable
+from common.ledger_settling import append, settle
 from common.ledger_transfers import renew_transfers
 from common.records import (
     Cause,
@@ -116,18 +117,19 @@ class Ledger(LedgerQueries):
                     " WHERE file_name = ?",
                     (due, outcome.http_status, ledger_name(outcome.file_name)),
                 )
-                self._append(connection, [outcome], Event.ATTEMPT, utc_text(self._now()))
+                append(connection, [outcome], Event.ATTEMPT, utc_text(self._now()))
 
     def sent(self, outcomes: Sequence[Outcome]) -> None:
         """Record files that the destination named as stored (U4). The files may be deleted afterwards."""
         with self._database.transaction() as connection:
-            self._settle(connection, outcomes, State.SENT, Event.SENT, attempts=1)
+            settle(connection, outcomes, State.SENT, Event.SENT, utc_text(self._now()), attempts=1)
 
     def quarantined(self, outcome: Outcome, quarantine_name: str, *, attempts: int) -> None:
         """Record that a file goes to quarantine/ under `quarantine_name` (U7), after `attempts` more attempts."""
         with self._database.transaction() as connection:
             name, new_name = ledger_name(outcome.file_name), ledger_name(quarantine_name)
-            self._settle(connection, [outcome], State.QUARANTINE, Event.QUARANTINED, attempts=attempts)
+            now = utc_text(self._now())
+            settle(connection, [outcome], State.QUARANTINE, Event.QUARANTINED, now, attempts=attempts)
             if new_name != name:
                 # The name in quarantine/ is free on disk; a settled row of an older file may still bear it.
                 self._make_way(connection, quarantine_name)
@@ -149,7 +151,7 @@ class Ledger(LedgerQueries):
                 row = self._row(connection, file_name)
                 if row is not None and row.state is state:
                     outcome = Outcome(file_name, row.http_status, row.cause, f"disappeared from {state}/")
-                    self._settle(connection, [outcome], State.REMOVED, Event.REMOVED)
+                    settle(connection, [outcome], State.REMOVED, Event.REMOVED, utc_text(self._now()))
                     count += 1
         return count
 
@@ -175,7 +177,7 @@ class Ledger(LedgerQueries):
             status = reason.get("http_status")
             http_status = status if isinstance(status, int) and 100 <= status <= 599 else None
             outcome = Outcome(file_name, http_status, cause, "found in quarantine/")
-            self._settle(connection, [outcome], State.QUARANTINE, Event.QUARANTINED)
+            settle(connection, [outcome], State.QUARANTINE, Event.QUARANTINED, utc_text(self._now()))
 
     # A person
 
@@ -207,32 +209,6 @@ class Ledger(LedgerQueries):
         statement = RELEASE if event is Event.RELEASED else ENTER
         (number,) = connection.execute(statement, values).fetchone()
         connection.execute("INSERT INTO events (instance_id, at, event) VALUES (?, ?, ?)", (number, now, event))
-
-    def _settle(
-        self,
-        connection: sqlite3.Connection,
-        outcomes: Sequence[Outcome],
-        state: State,
-        event: Event,
-        attempts: int = 0,
-    ) -> None:
-        now = utc_text(self._now())
-        connection.executemany(
-            "UPDATE instances SET state = ?, attempts = attempts + ?, next_attempt_at = NULL, cause = ?,"
-            " http_status = ?, settled_at = ? WHERE file_name = ?",
-            [(state, attempts, one.cause, one.http_status, now, ledger_name(one.file_name)) for one in outcomes],
-        )
-        self._append(connection, outcomes, event, now)
-
-    def _append(self, connection: sqlite3.Connection, outcomes: Iterable[Outcome], event: Event, now: str) -> None:
-        connection.executemany(
-            "INSERT INTO events (instance_id, at, event, http_status, cause, detail)"
-            " SELECT id, ?, ?, ?, ?, ? FROM instances WHERE file_name = ?",
-            [
-                (now, event, one.http_status, one.cause, writable(one.detail), ledger_name(one.file_name))
-                for one in outcomes
-            ],
-        )
 
     def _make_way(self, connection: sqlite3.Connection, file_name: str) -> None:
         """Free a name for another file: the row that bears it, if any, keeps its history as `name#id`."""

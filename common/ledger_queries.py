@@ -8,11 +8,9 @@ from datetime import datetime
 from itertools import chain
 
 from common.ledger_database import Database
-from common.ledger_rows import SELECT, typed
+from common.ledger_rows import MAX_NAMES, SELECT, marks, typed
 from common.ledger_transfers import transfers_under_way
-from common.records import Event, EventRow, Owed, Row, State, Transfer, ledger_name
-
-_MAX_VARIABLES = 500  # SQLite takes 999 in the oldest builds
+from common.records import Event, EventRow, Known, Owed, Row, State, Transfer, ledger_name
 
 
 class LedgerQueries:
@@ -33,12 +31,27 @@ class LedgerQueries:
         found: dict[str, Row] = {}
         names = list(wanted)
         with self._database.reading() as connection:
-            for start in range(0, len(names), _MAX_VARIABLES):
-                some = names[start : start + _MAX_VARIABLES]
-                marks = ",".join("?" * len(some))
-                for values in connection.execute(f"{SELECT} WHERE file_name IN ({marks})", some):
+            for start in range(0, len(names), MAX_NAMES):
+                some = names[start : start + MAX_NAMES]
+                for values in connection.execute(f"{SELECT} WHERE file_name IN ({marks(some)})", some):
                     row = typed(values)
                     found[wanted[row.file_name]] = row
+        return found
+
+    def known(self, file_names: Iterable[str]) -> dict[str, Known]:
+        """What is known of those of the named files whose rows say that they are owed, by the name asked for."""
+        wanted = {ledger_name(name): name for name in file_names}
+        found: dict[str, Known] = {}
+        names = list(wanted)
+        with self._database.reading() as connection:
+            for start in range(0, len(names), MAX_NAMES):
+                some = names[start : start + MAX_NAMES]
+                for name, *values in connection.execute(
+                    "SELECT file_name, sop_instance_uid, size_bytes, attempts, received_at FROM instances"  # noqa: S608
+                    f" WHERE file_name IN ({marks(some)}) AND state = ?",
+                    (*some, State.INCOMING),
+                ):
+                    found[wanted[name]] = Known._make(values)
         return found
 
     def due_times(self, state: State) -> dict[str, str | None]:

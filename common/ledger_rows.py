@@ -1,6 +1,6 @@
 """How the records of the ledger become rows of `instances`, and rows become records again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import fields
 from operator import attrgetter
 
@@ -20,11 +20,19 @@ SELECT = f"SELECT {', '.join(_ROW_COLUMNS)} FROM instances"  # noqa: S608 - name
 """All columns of `typed`."""
 
 
+MAX_NAMES = 500
+"""In one statement: SQLite takes 999 values in the oldest builds."""
+
+
+def marks(values: Sized) -> str:
+    """The marks of a statement for so many values."""
+    return ",".join("?" * len(values))
+
+
 def _enter_statement(*kept: str) -> str:
     updates = ", ".join(f"{name} = excluded.{name}" for name in _ENTERED_COLUMNS[1:] if name not in kept)
-    marks = ", ".join("?" * len(_ENTERED_COLUMNS))
     return (
-        f"INSERT INTO instances ({', '.join(_ENTERED_COLUMNS)}) VALUES ({marks})"  # noqa: S608 - names of our own
+        f"INSERT INTO instances ({', '.join(_ENTERED_COLUMNS)}) VALUES ({marks(_ENTERED_COLUMNS)})"  # noqa: S608 - names of our own
         f" ON CONFLICT (file_name) DO UPDATE SET {updates},"
         " attempts = 0, next_attempt_at = NULL, cause = '', http_status = NULL, settled_at = NULL RETURNING id"
     )

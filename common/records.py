@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from common.sop_instance import Instance
 
@@ -129,6 +130,15 @@ class Owed:
     next_attempt_at: str | None
     calling_ae_title: str
     study_instance_uid: str
+
+
+class Known(NamedTuple):
+    """What the ledger says of a file that is owed, as far as a delivery asks: what it is, and how it fared."""
+
+    sop_instance_uid: str
+    size_bytes: int
+    attempts: int
+    received_at: str
 
 
 @dataclass(frozen=True, slots=True)

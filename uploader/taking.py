@@ -15,7 +15,7 @@ from common.errors import InstanceError, LedgerError
 from common.instance import Instance
 from common.ledger import Ledger
 from common.part10 import read_part10
-from common.records import Cause, Event, Row, State
+from common.records import Cause, Event, Known
 from common.spool import Busy, Claim, Gone, NotAFile, Spool
 
 log = logs.get(__name__)
@@ -96,11 +96,11 @@ class Taking:
                 request.name: self._claim(request.name, claims) for request in requests
             }
             recorded = [request.name for request in requests if not request.settled and request.name in claims]
-            rows = self._rows(recorded) if recorded else {}
+            known = self._known(recorded) if recorded else {}
             for request in requests:
                 if (claim := claims.get(request.name)) is not None:
                     found[request.name] = (
-                        self._adopt(claim) if request.settled else _as_recorded(claim, rows.get(request.name))
+                        self._adopt(claim) if request.settled else _as_recorded(claim, known.get(request.name))
                     )
             return [found[request.name] for request in requests]
         except BaseException:
@@ -141,8 +141,8 @@ class Taking:
         except LedgerError:
             if not self._spool.is_full():
                 raise
-            row = self._rows([claim.name]).get(claim.name)
-            attempts = row.attempts if row is not None and row.state is State.INCOMING else 0
+            known = self._known([claim.name]).get(claim.name)
+            attempts = known.attempts if known is not None else 0
             return Taken(claim, instance.sop_instance_uid, attempts, "", unentered=instance)
         if event is not None:
             log.info(
@@ -153,15 +153,15 @@ class Taking:
             )
         if event is Event.RELEASED:
             self._spool.quarantine.drop_reason(claim.name)
-        row = self._ledger.rows([claim.name]).get(claim.name)
-        if row is None:  # the ledger was lost this very moment; the file is owed all the same
+        known = self._ledger.known([claim.name]).get(claim.name)
+        if known is None:  # the ledger was lost this very moment; the file is owed all the same
             return Taken(claim, instance.sop_instance_uid, 0, "")
-        return Taken(claim, instance.sop_instance_uid, row.attempts, row.received_at)
+        return Taken(claim, instance.sop_instance_uid, known.attempts, known.received_at)
 
-    def _rows(self, names: Sequence[str]) -> dict[str, Row]:
-        """The rows of the named files; none, if the ledger cannot be read since the disk is full."""
+    def _known(self, names: Sequence[str]) -> dict[str, Known]:
+        """What the ledger knows of the named files; nothing, if it cannot be read since the disk is full."""
         try:
-            return self._ledger.rows(names)
+            return self._ledger.known(names)
         except LedgerError:
             if not self._spool.is_full():
                 raise
@@ -172,11 +172,11 @@ class Taking:
             return read_part10(reader, claim.size_bytes)
 
 
-def _as_recorded(claim: Claim, row: Row | None) -> Taken | NotTaken:
+def _as_recorded(claim: Claim, known: Known | None) -> Taken | NotTaken:
     """The file if its row is that of a receiver that has done with it; it is not read."""
-    if row is None or row.state is not State.INCOMING or row.size_bytes != claim.size_bytes or not row.sop_instance_uid:
+    if known is None or known.size_bytes != claim.size_bytes or not known.sop_instance_uid:
         return _not_yet(claim)
-    return Taken(claim, row.sop_instance_uid, row.attempts, row.received_at)
+    return Taken(claim, known.sop_instance_uid, known.attempts, known.received_at)
 
 
 def _not_yet(claim: Claim) -> NotTaken:

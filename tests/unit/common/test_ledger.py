@@ -23,6 +23,7 @@ from common.ledger_waiting import begin_writing
 from common.records import (
     Cause,
     Event,
+    Known,
     Outcome,
     Owed,
     Receipt,
@@ -370,6 +371,30 @@ def test_a_sent_file_is_settled(ledger: Ledger, clock: Clock) -> None:
     assert ledger.counts() == {State.INCOMING: 0, State.SENT: 2, State.QUARANTINE: 0, State.REMOVED: 0}
 
 
+def test_many_that_were_sent_each_get_what_was_said_of_them(ledger: Ledger) -> None:
+    """More than fit in a statement, of several outcomes: each row and event has its own, and each is recorded once."""
+    names = [f"{number}.dcm" for number in range(1200)]
+    ledger.received(*(Receipt(name, CT, SCANNER, 10) for name in names))
+    causes = [Cause.NONE, Cause.DUPLICATE, Cause.WARNING]
+    ledger.sent([Outcome(name, 200, causes[number % 3], f"said {number % 2}") for number, name in enumerate(names)])
+    rows = ledger.rows(names)
+    assert [(rows[name].state, rows[name].attempts, rows[name].cause) for name in names] == [
+        (State.SENT, 1, causes[number % 3]) for number in range(1200)
+    ]
+    for number in (0, 1, 2, 1199):
+        _, sent = ledger.events(names[number])
+        assert (sent.event, sent.http_status, sent.cause) == (Event.SENT, 200, causes[number % 3])
+        assert sent.detail == f"said {number % 2}"
+
+
+def test_a_name_that_was_sent_twice_is_recorded_twice(ledger: Ledger) -> None:
+    """Two files that bore one name one after the other, while the ledger could not be written."""
+    ledger.received(Receipt("a.dcm", CT, SCANNER, 10))
+    ledger.sent([Outcome("a.dcm", 200), Outcome("a.dcm", 200), Outcome("a.dcm", 202)])
+    assert row(ledger).attempts == 3
+    assert [event.http_status for event in ledger.events("a.dcm")] == [None, 200, 200, 202]
+
+
 def test_recording_about_a_file_without_a_row_records_nothing(ledger: Ledger) -> None:
     """If the ledger was lost meanwhile, an outcome makes neither a row nor an event, and no error."""
     ledger.sent([Outcome("a.dcm", 200)])
@@ -636,6 +661,36 @@ def test_rows_of_many_names_at_once(ledger: Ledger) -> None:
         ledger.received(Receipt(name, CT, SCANNER, 10))
     assert sorted(ledger.rows(names)) == sorted(names[::100])
     assert ledger.rows([]) == {}
+
+
+def test_what_a_delivery_asks_is_known_of_what_is_owed_alone(ledger: Ledger) -> None:
+    """Of more names than fit in a statement: those that are owed, under the name that was asked for."""
+    odd = os.fsdecode(b"\xff.dcm")
+    names = [*(f"{number}.dcm" for number in range(1200)), odd]
+    for name in ("0.dcm", "600.dcm", "1199.dcm", odd):
+        ledger.received(Receipt(name, CT, SCANNER, 10))
+    ledger.retried([Outcome("600.dcm", 500)])
+    ledger.sent([Outcome("0.dcm", 200)])
+    at = row(ledger, "600.dcm").received_at
+    assert ledger.known(names) == {
+        "600.dcm": Known(CT.sop_instance_uid, 10, 1, at),
+        "1199.dcm": Known(CT.sop_instance_uid, 10, 0, at),
+        odd: Known(CT.sop_instance_uid, 10, 0, at),
+    }
+    assert ledger.known([]) == {}
+
+
+def test_a_delivery_does_not_read_the_rows_of_all_that_is_owed(path: Path, ledger: Ledger) -> None:
+    """Its files are found by their names, however many wait."""
+    asked: list[str] = []
+    connection = ledger._database._connection
+    assert connection is not None
+    connection.set_trace_callback(asked.append)
+    ledger.known(["a.dcm"])
+    connection.set_trace_callback(None)
+    (statement,) = [one for one in asked if one.startswith("SELECT")]
+    plan = " ".join(str(step[-1]) for step in sql(path, f"EXPLAIN QUERY PLAN {statement}"))
+    assert "sqlite_autoindex_instances_1 (file_name=?)" in plan
 
 
 def test_latest_rows_come_newest_first(ledger: Ledger) -> None:

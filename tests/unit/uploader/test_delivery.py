@@ -510,7 +510,7 @@ def broken_ledger(patch: pytest.MonkeyPatch, gateway: Gateway, *methods: str) ->
         patch.setattr(gateway.ledger, method, fail)
 
 
-@pytest.mark.parametrize("method", ["rows", "adopt"])
+@pytest.mark.parametrize("method", ["known", "adopt"])
 def test_no_file_is_begun_without_the_ledger(gateway: Gateway, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     """If the ledger fails while files are taken in hand, nothing is sent and everything is let go."""
     gateway.drop(3)

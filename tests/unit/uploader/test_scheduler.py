@@ -527,7 +527,7 @@ def test_a_file_that_another_process_holds_is_tried_again(gateway: Gateway) -> N
     assert gateway.archive.stored == dict.fromkeys(uids, 1)
 
 
-@pytest.mark.parametrize("method", ["rows", "adopt", "due_times"])
+@pytest.mark.parametrize("method", ["known", "adopt", "due_times"])
 def test_a_ledger_that_fails_for_a_while_delays_only(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch, lines: Any, method: str
 ) -> None:

@@ -383,7 +383,7 @@ def test_without_the_ledger_nothing_is_taken(
         raise LedgerError("the ledger cannot be used now")
 
     monkeypatch.setattr(gateway.ledger, "adopt", fail)
-    monkeypatch.setattr(gateway.ledger, "rows", fail)
+    monkeypatch.setattr(gateway.ledger, "known", fail)
     with pytest.raises(LedgerError):
         taking.take([Request(NAME, settled=settled)])
     assert is_claimable(gateway)
@@ -394,7 +394,7 @@ def test_a_ledger_that_is_deleted_meanwhile_costs_no_file(
 ) -> None:
     """A row that is gone right after it was made does not keep the file from being taken."""
     (uid,) = gateway.drop(1)
-    monkeypatch.setattr(gateway.ledger, "rows", lambda _names: {})
+    monkeypatch.setattr(gateway.ledger, "known", lambda _names: {})
     found = take()
     assert isinstance(found, Taken)
     assert (found.sop_instance_uid, found.attempts) == (uid, 0)
