@@ -67,6 +67,15 @@ class Claim:
         """At most `length` bytes from `offset`; fewer only at the end of the file."""
         return os.pread(self.fd, length, offset)
 
+    def send_at(self, out: int, offset: int, length: int) -> int:
+        """Have the kernel send at most `length` bytes from `offset` to a socket; how many it took, 0 only at the end.
+
+        Raises:
+            BlockingIOError: the socket takes none now.
+            OSError: of the file or of the socket.
+        """
+        return os.sendfile(out, self.fd, offset, length)
+
     def unchanged(self) -> bool:
         """Tell whether the name still leads to the very bytes that were claimed."""
         try:

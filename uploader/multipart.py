@@ -5,9 +5,10 @@ archives take a chunked body and store nothing. It is built afresh for every try
 """
 
 import hashlib
+import math
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 _HASH_BLOCK = 1024 * 1024  # bytes read at a time
 # Exactly this header: an archive is known that refuses a transfer-syntax parameter in it.
@@ -27,6 +28,18 @@ class Part(Protocol):
 
     def read_at(self, offset: int, length: int, /) -> bytes:
         """At most `length` bytes from `offset`."""
+
+
+class OnDisk(Part, Protocol):
+    """A part that the kernel can send by itself."""
+
+    def send_at(self, out: int, offset: int, length: int, /) -> int:
+        """Have at most `length` bytes from `offset` sent to a socket; how many were, none only at the end.
+
+        Raises:
+            BlockingIOError: the socket takes none now.
+            OSError: of the file or of the socket.
+        """
 
 
 class PartError(Exception):
@@ -50,7 +63,7 @@ class Body:
     Args:
         parts: the instances, at least one.
         aborted: asked before every read; when it says yes, `Aborted` is raised.
-        moved: told before every read how many bytes were read before, and how many there are in all. Who asks for
+        moved: told before every read how many bytes came out before, and how many there are in all. Who asks for
             more has sent what was read.
     """
 
@@ -101,34 +114,64 @@ class Body:
                 offset += len(chunk)
         return digest.hexdigest()
 
-    def read(self, size: int = -1) -> bytes:
-        """At most `size` bytes, empty only at the end.
+    def read(self, size: int = -1, *, leave: float = math.inf) -> bytes:
+        """At most `size` bytes; none only at the end, or before what is to be left.
+
+        Args:
+            size: all, if negative.
+            leave: stop where so many bytes, or more, are `on_disk`.
 
         Raises:
             PartError: a file gives fewer bytes than were announced.
             Aborted: the process stops.
         """
-        if self._aborted():
-            raise Aborted
-        self._moved(self._sent, self._length)
+        self._go_on()
         wanted = self._length if size is None or size < 0 else size
         chunks: list[bytes] = []
-        while wanted > 0 and self._index < len(self._pieces):
+        while wanted > 0 and self._index < len(self._pieces) and self.on_disk() < leave:
             piece = self._pieces[self._index]
             if isinstance(piece, bytes):
                 chunk = piece[self._offset : self._offset + wanted]
-                end = len(piece)
             else:
-                end = piece.size_bytes
-                chunk = _read_part(piece, self._offset, min(wanted, end - self._offset))
+                chunk = _read_part(piece, self._offset, min(wanted, piece.size_bytes - self._offset))
             chunks.append(chunk)
-            self._sent += len(chunk)
             wanted -= len(chunk)
-            self._offset += len(chunk)
-            if self._offset >= end:
-                self._index += 1
-                self._offset = 0
+            self._advance(len(chunk))
         return b"".join(chunks)
+
+    def on_disk(self) -> int:
+        """How many bytes come next that `send_to` can send: what is left of a file. 0 if something else comes next."""
+        if self._index == len(self._pieces):
+            return 0
+        piece = self._pieces[self._index]
+        return piece.size_bytes - self._offset if not isinstance(piece, bytes) and hasattr(piece, "send_at") else 0
+
+    def send_to(self, out: int, size: int) -> int:
+        """Have the kernel send at most `size` of the bytes that are `on_disk`; how many were sent, 0 if it gives none.
+
+        Raises:
+            BlockingIOError: the socket takes none now.
+            OSError: of the file or of the socket.
+            Aborted: the process stops.
+        """
+        self._go_on()
+        piece = cast(OnDisk, self._pieces[self._index])
+        count = piece.send_at(out, self._offset, min(size, self.on_disk()))
+        self._advance(count)
+        return count
+
+    def _go_on(self) -> None:
+        if self._aborted():
+            raise Aborted
+        self._moved(self._sent, self._length)
+
+    def _advance(self, count: int) -> None:
+        piece = self._pieces[self._index]
+        self._sent += count
+        self._offset += count
+        if self._offset >= (len(piece) if isinstance(piece, bytes) else piece.size_bytes):
+            self._index += 1
+            self._offset = 0
 
 
 def _read_part(part: Part, offset: int, length: int) -> bytes:

@@ -14,7 +14,9 @@ import time
 from typing import Any
 
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connection import HTTPSConnection
+
+from uploader.straight import StraightConnection
 
 _TIMES = 2  # the read timeout; one silence is that long, and there may be some before the last byte
 
@@ -60,7 +62,7 @@ class _Response(http.client.HTTPResponse):
             self._bounded.deadline = float("inf")
 
 
-class _Connection(HTTPConnection):
+class _Connection(StraightConnection):
     response_class = _Response
 
 

@@ -13,16 +13,17 @@ from requests.adapters import HTTPAdapter
 from common.config import DestinationConfig
 from common.redaction import REDACTED
 from uploader.patience import POOLS
-
-# Bytes read from disk and written to the socket at a time. Each block must go out within connect_timeout_seconds,
-# which urllib3 applies to sending: larger ones would shut out slow lines.
-BLOCK = 128 * 1024
+from uploader.straight import BLOCK
 
 _SHORTEST_SECRET = 4  # characters; a shorter one would be found in what has nothing to do with it
 
 
 class _Adapter(HTTPAdapter):
-    """An adapter without retries of its own, reading the body in large blocks."""
+    """An adapter without retries of its own, reading the body in large blocks.
+
+    Each must go out within connect_timeout_seconds, which urllib3 applies to sending: larger ones would shut out slow
+    lines.
+    """
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs, blocksize=BLOCK)
