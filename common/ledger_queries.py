@@ -46,9 +46,10 @@ class LedgerQueries:
         with self._database.reading() as connection:
             for start in range(0, len(names), MAX_NAMES):
                 some = names[start : start + MAX_NAMES]
+                # The plus: by their names. SQLite expects fewer rows in a state than there are names.
                 for name, *values in connection.execute(
                     "SELECT file_name, sop_instance_uid, size_bytes, attempts, received_at FROM instances"  # noqa: S608
-                    f" WHERE file_name IN ({marks(some)}) AND state = ?",
+                    f" WHERE file_name IN ({marks(some)}) AND +state = ?",
                     (*some, State.INCOMING),
                 ):
                     found[wanted[name]] = Known._make(values)

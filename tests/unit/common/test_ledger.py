@@ -686,7 +686,7 @@ def test_a_delivery_does_not_read_the_rows_of_all_that_is_owed(path: Path, ledge
     connection = ledger._database._connection
     assert connection is not None
     connection.set_trace_callback(asked.append)
-    ledger.known(["a.dcm"])
+    ledger.known([f"{number}.dcm" for number in range(50)])
     connection.set_trace_callback(None)
     (statement,) = [one for one in asked if one.startswith("SELECT")]
     plan = " ".join(str(step[-1]) for step in sql(path, f"EXPLAIN QUERY PLAN {statement}"))
