@@ -13,8 +13,6 @@ caller, and waits for the reader of standard error no longer than a moment.
 """
 
 import logging
-import os
-import select
 import sys
 import threading
 import time
@@ -24,12 +22,11 @@ from collections.abc import Callable, Hashable
 from types import TracebackType
 
 from common.log_lines import FIELDS, OUR_PACKAGES, JsonFormatter, TextFormatter, exception_text, is_ours
+from common.log_output import StandardError, together
 from common.redaction import escape, file_label, patient_identifiers_permitted, permit_patient_identifiers, redact
 from common.settings import LogFormat, LoggingConfig
 
-__all__ = ["Log", "OncePer", "escape", "exception_text", "file_label", "get", "redact", "setup"]
-
-_PATIENCE_SECONDS = 0.2
+__all__ = ["Log", "OncePer", "escape", "exception_text", "file_label", "get", "redact", "setup", "together"]
 
 
 class Log:
@@ -86,12 +83,12 @@ def setup(config: LoggingConfig, process: str) -> None:
         process: the name of this process type, such as receiver, for each line.
     """
     permit_patient_identifiers(permitted=config.patient_identifiers)
-    output = _StandardError()
+    output = StandardError()
     output.setFormatter(JsonFormatter(process) if config.format is LogFormat.JSON else TextFormatter(process))
     output.addFilter(_is_worth_a_line)
 
     root = logging.getLogger()
-    for earlier in [known for known in root.handlers if isinstance(known, _StandardError)]:
+    for earlier in [known for known in root.handlers if isinstance(known, StandardError)]:
         root.removeHandler(earlier)
     root.addHandler(output)
     # Set at the loggers too, so that a library does not build records by the thousand to have them dropped.
@@ -142,73 +139,6 @@ class OncePer:
                 return False
             self._since[key] = now
             return True
-
-
-class _StandardError(logging.Handler):
-    """Writes lines to whatever standard error is at that time, if it takes them.
-
-    A full pipe whose reader sleeps would stop every thread that logs, and with it the reception of
-    instances. So no write is begun that may not end at once: a descriptor that poll calls writable takes
-    PIPE_BUF bytes (POSIX, write), if no other process fills the same pipe between the two calls.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._lost = 0
-        self._stalled = False
-        self._torn = False
-        self._polled: tuple[int, select.poll] | None = None
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one line; count it as lost if that fails."""
-        try:
-            if self._lost:
-                self._write(self._about_lost_lines())
-                self._lost = 0
-            self._write(self.format(record))
-        except Exception:  # noqa: BLE001 -- nothing that logging does may reach its caller
-            self._lost += 1
-
-    def _about_lost_lines(self) -> str:
-        return self.format(
-            logging.makeLogRecord(
-                {
-                    "name": __name__,
-                    "levelname": "WARNING",
-                    "msg": "log lines lost: standard error did not take them",
-                    FIELDS: {"lines": self._lost},
-                }
-            )
-        )
-
-    def _write(self, line: str) -> None:
-        """Write `line` and a line end, or raise."""
-        stream = sys.stderr
-        try:
-            descriptor = stream.fileno()
-        except (AttributeError, OSError, ValueError):
-            # No file behind it: a stream of a test, or closed, which its write will tell.
-            stream.write(line + "\n")
-            stream.flush()
-            return
-        # A line cut short by a stall must not run into the next one.
-        data = (b"\n" if self._torn else b"") + f"{line}\n".encode(errors="backslashreplace")
-        while data:
-            self._await_room(descriptor)
-            data = data[os.write(descriptor, data[: select.PIPE_BUF]) :]
-            self._torn = bool(data)
-
-    def _await_room(self, descriptor: int) -> None:
-        """Return once the descriptor takes PIPE_BUF bytes, or raise BlockingIOError after a moment.
-
-        After one such moment of waiting there is no other until the reader is back.
-        """
-        if self._polled is None or self._polled[0] != descriptor:
-            self._polled = descriptor, select.poll()
-            self._polled[1].register(descriptor, select.POLLOUT)
-        self._stalled = not self._polled[1].poll(0 if self._stalled else _PATIENCE_SECONDS * 1000)
-        if self._stalled:
-            raise BlockingIOError
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import select
 import ssl
 import subprocess
 import sys
@@ -596,6 +597,86 @@ def test_a_pipe_that_nobody_reads_does_not_stop_the_caller(monkeypatch: pytest.M
     assert len(counted) == 1
     assert int(counted[0][1]) + len(whole) == 2000
     assert re.fullmatch(start + "INFO awake", last)
+
+
+@contextlib.contextmanager
+def writes_to_a_pipe() -> Iterator[list[bytes]]:
+    """What is written to a pipe by each call, while standard error is one."""
+    calls: list[bytes] = []
+    real = os.write
+
+    def write(descriptor: int, data: bytes) -> int:
+        if descriptor == writing:
+            calls.append(data)
+        return real(descriptor, data)
+
+    reading, writing = os.pipe()
+    with (
+        written(),
+        open(writing, "w", encoding="utf-8") as pipe,
+        open(reading, "rb"),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(sys, "stderr", pipe)
+        patch.setattr(os, "write", write)
+        yield calls
+
+
+def test_lines_that_come_together_are_written_together() -> None:
+    """Each once, in their order, whole lines in each write, and no write larger than a pipe takes at once."""
+    log = logs.get("receiver")
+    with writes_to_a_pipe() as writes, logs.together():
+        for number in range(50):
+            log.info("line", number=number, a="ä" * number)
+    assert 1 < len(writes) < 10
+    assert all(len(data) <= select.PIPE_BUF and data.endswith(b"\n") for data in writes)
+    lines = b"".join(writes).decode().splitlines()
+    assert [line.split(" receiver INFO line number=", 1)[1].split(" ")[0] for line in lines] == list(
+        map(str, range(50))
+    )
+
+
+def test_lines_that_come_together_do_not_wait_for_long() -> None:
+    """They are there when the block ends, however it ends, and those after it are written one by one again."""
+    log = logs.get("receiver")
+    with writes_to_a_pipe() as writes:
+        with contextlib.suppress(ZeroDivisionError), logs.together():
+            with logs.together():
+                log.info("first")
+            log.info("second")
+            assert writes == []
+            raise ZeroDivisionError
+        assert [data.count(b"\n") for data in writes] == [2]
+        log.info("third")
+        log.info("fourth")
+        assert [data.count(b"\n") for data in writes] == [2, 1, 1]
+
+
+def test_lines_of_other_threads_do_not_wait() -> None:
+    """Only the thread that is in the block gathers."""
+    with writes_to_a_pipe() as writes:
+        with logs.together():
+            logs.get("receiver").info("mine")
+            other = threading.Thread(target=logs.get("receiver").info, args=("theirs",))
+            other.start()
+            other.join()
+            assert [b"theirs" in data for data in writes] == [True]
+        assert [b"mine" in data for data in writes] == [False, True]
+
+
+def test_lines_that_came_together_and_are_lost_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them."""
+    with written() as later:
+        with monkeypatch.context() as patch, logs.together():
+            patch.setattr(sys, "stderr", ClosedStream())
+            for _ in range(100):
+                logs.get("receiver").info("lost", a="x" * 100)
+        logs.get("receiver").info("back")
+    first, second = (line for line in later.getvalue().splitlines() if " INFO lost " not in line)
+    kept = later.getvalue().count(" INFO lost ")
+    assert first.endswith(f"WARNING log lines lost: standard error did not take them lines={100 - kept}")
+    assert second.endswith("INFO back")
+    assert kept < 100
 
 
 def test_arguments_that_do_not_fit_lose_no_line() -> None:
