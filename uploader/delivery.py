@@ -8,6 +8,7 @@ Nothing about one file is fatal. A `LedgerError` while files are taken in hand i
 file is begun; one that is already proven stored is deleted all the same, and its row is written later.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -75,9 +76,11 @@ class Delivery:
         self._client = client
         self._confirm = confirm
         self._backoff = backoff
-        self._taking = Taking(spool, ledger)
+        # Hundreds of short system calls for each request: at each, threads would take the interpreter from each other.
+        turn = threading.Lock()
+        self._taking = Taking(spool, ledger, turn)
         self._closing = Closing()
-        self._settling = Settling(spool, ledger, backoff, now)
+        self._settling = Settling(spool, ledger, backoff, now, turn)
 
     def deliver(self, requests: Sequence[Request], *, tries: int = 3) -> Report:
         """Claim, send and settle the files that can be had.

@@ -101,10 +101,14 @@ class Settling:
         ledger: their account.
         backoff: for instances that fail on their own account.
         now: the clock, an aware datetime.
+        turn: held while files are deleted.
     """
 
-    def __init__(self, spool: Spool, ledger: Ledger, backoff: Backoff, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, spool: Spool, ledger: Ledger, backoff: Backoff, now: Callable[[], datetime], turn: threading.Lock
+    ) -> None:
         self._ledger = ledger
+        self._turn = turn
         self._backoff = backoff
         self._now = now
         self._quarantining = Quarantining(spool, ledger, now)
@@ -191,18 +195,19 @@ class Settling:
             log.error("sent, but not recorded yet", instances=len(records), error=str(error))
             with self._unrecorded_lock:
                 self._unrecorded += records
-        for one, outcome in sent:
-            self._delete(one, report)
-            report.sent += 1
-            fields = {"cause": outcome.cause} if outcome.cause else {}
-            log.info(
-                "sent",
-                file=logs.file_label(one.claim.name),
-                sop_instance_uid=one.sop_instance_uid,
-                size_bytes=one.claim.size_bytes,
-                outcome=outcome.detail,
-                **fields,
-            )
+        with self._turn, logs.together():
+            for one, outcome in sent:
+                self._delete(one, report)
+                report.sent += 1
+                fields = {"cause": outcome.cause} if outcome.cause else {}
+                log.info(
+                    "sent",
+                    file=logs.file_label(one.claim.name),
+                    sop_instance_uid=one.sop_instance_uid,
+                    size_bytes=one.claim.size_bytes,
+                    outcome=outcome.detail,
+                    **fields,
+                )
 
     def _delete(self, one: Taken, report: Report) -> None:
         """U5, unless the name leads to other bytes by now: those are owed."""

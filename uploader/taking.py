@@ -9,6 +9,7 @@ import fcntl
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Lock
 
 from common import logs
 from common.errors import InstanceError, LedgerError
@@ -75,11 +76,18 @@ class NotTaken:
 
 
 class Taking:
-    """Takes files in hand; safe to call from several threads."""
+    """Takes files in hand; safe to call from several threads.
 
-    def __init__(self, spool: Spool, ledger: Ledger) -> None:
+    Args:
+        spool: where the files are.
+        ledger: their account.
+        turn: held while files are claimed.
+    """
+
+    def __init__(self, spool: Spool, ledger: Ledger, turn: Lock) -> None:
         self._spool = spool
         self._ledger = ledger
+        self._turn = turn
 
     def take(self, requests: Sequence[Request]) -> list[Taken | NotTaken]:
         """Claim files and make sure that each is whole, storable and in the ledger.
@@ -92,9 +100,10 @@ class Taking:
         """
         claims: dict[str, Claim] = {}
         try:
-            found: dict[str, Taken | NotTaken] = {
-                request.name: self._claim(request.name, claims) for request in requests
-            }
+            with self._turn:
+                found: dict[str, Taken | NotTaken] = {
+                    request.name: self._claim(request.name, claims) for request in requests
+                }
             recorded = [request.name for request in requests if not request.settled and request.name in claims]
             known = self._known(recorded) if recorded else {}
             for request in requests:

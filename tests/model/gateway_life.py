@@ -456,7 +456,9 @@ class Gateway:
         with self.disk.running(uploader.process):
             uploader.reconciling.scan(self.seconds)
             found = list(uploader.spool.scan())
-            taken = Taking(uploader.spool, uploader.ledger).take([Request(one.name, settled=True) for one in found])
+            taken = Taking(uploader.spool, uploader.ledger, threading.Lock()).take(
+                [Request(one.name, settled=True) for one in found]
+            )
             for one in taken:
                 if one.claim is not None:
                     one.claim.close()

@@ -35,7 +35,7 @@ def quarantining(gateway: Gateway) -> Quarantining:
 @pytest.fixture
 def take(gateway: Gateway) -> Iterator[Callable[[str], Taken]]:
     """Takes a file in hand; it is let go at the end."""
-    taking = Taking(gateway.spool, gateway.ledger)
+    taking = Taking(gateway.spool, gateway.ledger, threading.Lock())
     claims: list[Claim] = []
 
     def take(name: str = NAME) -> Taken:

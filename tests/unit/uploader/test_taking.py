@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ NAME = "0.dcm"
 
 @pytest.fixture
 def taking(gateway: Gateway) -> Taking:
-    return Taking(gateway.spool, gateway.ledger)
+    return Taking(gateway.spool, gateway.ledger, threading.Lock())
 
 
 @pytest.fixture
@@ -256,7 +257,7 @@ def test_readers_do_not_count_as_writers(gateway: Gateway, take: Take) -> None:
 def test_a_writer_who_comes_at_the_wrong_moment_kills_nobody(tmp_path: Path) -> None:
     """Somebody who opens a bad file for writing while we ask for writers breaks our lease: its signal is harmless."""
     script = """
-        import fcntl, os, sys
+        import fcntl, os, sys, threading
         from pathlib import Path
         from common.ledger import Ledger
         from common.spool import Spool
@@ -275,7 +276,8 @@ def test_a_writer_who_comes_at_the_wrong_moment_kills_nobody(tmp_path: Path) -> 
                     print("lease broken")
             return result
         fcntl.fcntl = meddling
-        print(Taking(spool, Ledger(spool.ledger)).take([Request("bad.dcm", settled=True)])[0].rejection.cause)
+        taking = Taking(spool, Ledger(spool.ledger), threading.Lock())
+        print(taking.take([Request("bad.dcm", settled=True)])[0].rejection.cause)
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "spool")],
