@@ -41,10 +41,20 @@ def absence(peer: str, row: Row) -> str | None:
 
 
 def uploaded(
-    bench: Bench, sample: samples.Sample, count: int, url: str, kind: type[Uploader] = Uploader
+    bench: Bench,
+    sample: samples.Sample,
+    count: int,
+    url: str,
+    kind: type[Uploader] = Uploader,
+    *,
+    processes: int = 1,
 ) -> tuple[float, float]:
-    """Have our uploader deliver; seconds from the start of its work to the last deletion, and its peak memory in MB."""
-    uploader = kind(bench.folder(), url)
+    """Have our uploader deliver; seconds from the start of its work to the last deletion, and its peak memory in MB.
+
+    Several processes share its connections.
+    """
+    settings = {"threads": posting.CONNECTIONS // processes} if processes > 1 else {}
+    uploader = kind(bench.folder(), url, settings=settings, processes=processes)
     fill(bench, uploader.spool, sample, count)
     even_out(0)
     with uploader:
@@ -99,7 +109,7 @@ def _post(bench: Bench, peer: str, bodies: list[Path], sample: samples.Sample, c
     return seconds
 
 
-def _delivered(kind: str) -> Measure:
+def _delivered(kind: str, *, processes: int = 1) -> Measure:
     """Instances a second into the null archive."""
     sample = _SAMPLES[kind]
 
@@ -108,7 +118,8 @@ def _delivered(kind: str) -> Measure:
             return _CLIENT.rate(bench, kind, count)
         if peer in {OURS, FLOOR}:
             with NullArchive(bench.folder(), instance_bytes=sample.file_bytes) as archive:
-                seconds, _ = uploaded(bench, sample, count, archive.url, LeastUploader if peer == FLOOR else Uploader)
+                who = LeastUploader if peer == FLOOR else Uploader
+                seconds, _ = uploaded(bench, sample, count, archive.url, who, processes=processes)
                 archive.check(count)
             return count / seconds
         return count / _post(bench, peer, bench.library.bodies(kind, sample, count, BATCH), sample, count)
@@ -245,6 +256,16 @@ ROWS = (
         "small", "15 kB from incoming/ into a null archive", _PER_SECOND,
         _delivered("small"), 20_000, (OURS, CURL, DICOMWEB, SENDFILE, FLOOR), (Target(CURL, 0.15), Target(DICOMWEB, 5)),
         {DICOMWEB: 0.05},
+    ),
+    Row(
+        "ct-2", "CT from incoming/ into a null archive, 2 uploader processes", _PER_SECOND,
+        _delivered("ct", processes=2), 6000, (OURS, CURL, DICOMWEB), (Target(CURL, 0.35), Target(DICOMWEB, 5)),
+        {DICOMWEB: 0.1},
+    ),
+    Row(
+        "small-2", "15 kB from incoming/ into a null archive, 2 uploader processes", _PER_SECOND,
+        _delivered("small", processes=2), 40_000, (OURS, CURL, DICOMWEB), (Target(CURL, 0.15), Target(DICOMWEB, 5)),
+        {DICOMWEB: 0.03},
     ),
     Row(
         "large", "one 1 GB instance", "MB/s",

@@ -64,6 +64,7 @@ class Uploader(Peer):
         spool: the spool directory.
         incoming: the folder of the files, if it is another one.
         settings: of the section [uploader], beside the defaults.
+        processes: how many share the files.
     """
 
     def __init__(
@@ -74,8 +75,9 @@ class Uploader(Peer):
         spool: Path | None = None,
         incoming: Path | None = None,
         settings: Mapping[str, object] | None = None,
+        processes: int = 1,
     ) -> None:
-        super().__init__(folder, nodelay=False)
+        super().__init__(folder, nodelay=False, processes=processes)
         self.spool = spool or folder / "spool"
         self.incoming = incoming or self.spool / "incoming"
         self._url = url
