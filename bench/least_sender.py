@@ -13,6 +13,7 @@ import time
 import urllib.parse
 from pathlib import Path
 
+from bench.peers import BenchError
 from bench.posting import CONNECTIONS, read_answer
 from bench.samples import BOUNDARY, CONTENT_TYPE
 
@@ -24,7 +25,7 @@ _END = f"\r\n--{BOUNDARY}--".encode()
 
 def _deliver(connection: socket.socket, target: urllib.parse.SplitResult, paths: list[str]) -> None:
     """Send files in one request, whole in memory one after the other, and delete them."""
-    descriptors = [os.open(path, os.O_RDONLY) for path in paths]
+    descriptors = [os.open(path, os.O_RDONLY) for path in paths]  # a failure leaves them open: there are few
     sizes = [os.fstat(descriptor).st_size for descriptor in descriptors]
     length = sum(sizes) + len(paths) * len(_PART) - len(b"\r\n") + len(_END)
     head = f"POST {target.path}/studies HTTP/1.1\r\nHost: {target.netloc}\r\n"
@@ -40,11 +41,28 @@ def _deliver(connection: socket.socket, target: urllib.parse.SplitResult, paths:
         os.close(descriptor)
 
 
+def _connect(target: urllib.parse.SplitResult) -> socket.socket:
+    connection = socket.create_connection((str(target.hostname), target.port or 80), 60)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
 def _work(target: urllib.parse.SplitResult, batches: "queue.SimpleQueue[list[str]]") -> None:
-    with socket.create_connection((str(target.hostname), target.port or 80), 60) as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    """Deliver for ever; a trouble ends the process, so that nobody waits for the files of a thread that is dead."""
+    try:
+        connection = _connect(target)
         while True:
-            _deliver(connection, target, batches.get())
+            paths = batches.get()
+            try:
+                _deliver(connection, target, paths)
+            except (OSError, BenchError):
+                # Archives close a connection that is idle for a second.
+                connection.close()
+                connection = _connect(target)
+                _deliver(connection, target, paths)
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it is said, and ends the measurement
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
 
 
 def main(url: str, folder: Path) -> None:

@@ -119,7 +119,8 @@ class Uploader(Peer):
             if empty:
                 return changed
             if time.time() - changed > _STUCK_SECONDS:
-                raise BenchError(f"{self.stored()} files wait, and nothing was delivered for {_STUCK_SECONDS:.0f} s")
+                stuck = f"{self.stored()} files wait, and nothing was delivered for {_STUCK_SECONDS:.0f} s"
+                raise BenchError(f"{stuck}: {self.log()[-500:]}")
             time.sleep(_LOOK_SECONDS)
 
     def _begun_line(self) -> str | None:
