@@ -3,9 +3,10 @@
 People ask through common.ledger_reader, which is in nobody's way.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from itertools import chain
+from typing import Any
 
 from common.ledger_database import Database
 from common.ledger_rows import MAX_NAMES, SELECT, marks, typed
@@ -28,31 +29,25 @@ class LedgerQueries:
     def rows(self, file_names: Iterable[str]) -> dict[str, Row]:
         """The rows of the named files, by the name asked for; names without a row are left out."""
         wanted = {ledger_name(name): name for name in file_names}
-        found: dict[str, Row] = {}
-        names = list(wanted)
-        with self._database.reading() as connection:
-            for start in range(0, len(names), MAX_NAMES):
-                some = names[start : start + MAX_NAMES]
-                for values in connection.execute(f"{SELECT} WHERE file_name IN ({marks(some)})", some):
-                    row = typed(values)
-                    found[wanted[row.file_name]] = row
-        return found
+        rows = map(typed, self._of_names(list(wanted), SELECT))
+        return {wanted[row.file_name]: row for row in rows}
 
     def known(self, file_names: Iterable[str]) -> dict[str, Known]:
         """What is known of those of the named files whose rows say that they are owed, by the name asked for."""
         wanted = {ledger_name(name): name for name in file_names}
-        found: dict[str, Known] = {}
-        names = list(wanted)
+        select = "SELECT file_name, sop_instance_uid, size_bytes, attempts, received_at FROM instances"
+        # The plus: by their names. SQLite expects fewer rows in a state than there are names.
+        found = self._of_names(list(wanted), select, "AND +state = ?", State.INCOMING)
+        return {wanted[name]: Known._make(values) for name, *values in found}
+
+    def _of_names(self, names: Sequence[str], select: str, condition: str = "", *values: str) -> list[tuple[Any, ...]]:
+        """What a statement selects of the rows of these files; names in the ledger's form."""
+        found: list[tuple[Any, ...]] = []
         with self._database.reading() as connection:
             for start in range(0, len(names), MAX_NAMES):
                 some = names[start : start + MAX_NAMES]
-                # The plus: by their names. SQLite expects fewer rows in a state than there are names.
-                for name, *values in connection.execute(
-                    "SELECT file_name, sop_instance_uid, size_bytes, attempts, received_at FROM instances"  # noqa: S608
-                    f" WHERE file_name IN ({marks(some)}) AND +state = ?",
-                    (*some, State.INCOMING),
-                ):
-                    found[wanted[name]] = Known._make(values)
+                statement = f"{select} WHERE file_name IN ({marks(some)}) {condition}"
+                found += connection.execute(statement, (*some, *values)).fetchall()
         return found
 
     def due_times(self, state: State) -> dict[str, str | None]:
